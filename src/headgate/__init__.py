@@ -1,0 +1,3 @@
+"""Headgate: live streaming data for AI agents, under control."""
+
+__version__ = "0.1.0"

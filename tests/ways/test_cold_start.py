@@ -1,0 +1,85 @@
+"""What the stdio server has imported and built when its first list of tools is answered: no more than it must.
+
+A client waits for its server, and nearly all of that is imports: a heavy one that comes into this way is found here
+by its name, on any machine, where a time would say nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from tests.ways.deployment import write_config
+
+CHILD = """
+import json, sys
+from headgate import cli
+from headgate.cli import mcp
+mcp._FLOW_AFTER_S = 3_600.0  # what comes after the first answers stays away
+code = cli.main(["mcp", "--config", sys.argv[1]])
+from pydantic import BaseModel
+def those_under(model):
+    for each in model.__subclasses__():
+        yield each
+        yield from those_under(each)
+built = [f"{each.__module__}.{each.__name__}" for each in those_under(BaseModel) if each.__pydantic_complete__]
+print(json.dumps({"modules": sorted(sys.modules), "built": built}), file=sys.stderr)
+sys.exit(code)
+"""
+DEADLINE_S = 120.0
+GREETING = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+LATER = (
+    "typer", "rich", "confluent_kafka", "redis", "hiredis", "psycopg", "pymysql", "pymysqlreplication", "fastavro",
+    "headgate.cli.commands", "headgate.connections.kafka", "headgate.flow.capture", "headgate.flow.materialize",
+    "headgate.flow.lanes", "headgate.server.express", "headgate.server.http", "headgate.server.listen",
+    "headgate.access.document", "headgate.access.policy_file", "headgate.audit.verify", "headgate.stack",
+)  # fmt: skip
+"""Whole packages and modules that the first answers do without."""
+
+
+def asked(server: subprocess.Popen[str], method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The result of one request."""
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps({"jsonrpc": "2.0", "id": method, "method": method, "params": params}) + "\n")
+    server.stdin.flush()
+    result: dict[str, Any] = json.loads(server.stdout.readline())["result"]
+    return result
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """A stdio server that has answered its first list: its modules, and the pydantic models that are built."""
+    folder = tmp_path_factory.mktemp("cold")
+    with closing(sqlite3.connect(folder / "shop.db")) as owner:
+        owner.execute("create table customers (id integer primary key, email text unique)")
+    pipeline = f'shop: {{source: {{kind: sqlite, path: "{folder / "shop.db"}"}}}}'
+    config = write_config(folder, f"data: data\naccess: {{local: true}}\npipelines: {{{pipeline}}}\n")
+    command = [sys.executable, "-c", CHILD, str(config)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as server:
+        asked(server, "initialize", GREETING)
+        assert asked(server, "tools/list", {})["tools"]
+        _, said = server.communicate(timeout=DEADLINE_S)
+    assert server.returncode == 0, said
+    found: dict[str, list[str]] = json.loads(said.splitlines()[-1])
+    return found
+
+
+def test_nothing_heavy_is_imported_before_the_first_list(begun: dict[str, list[str]]) -> None:
+    assert "headgate.server.stdio" in begun["modules"]
+    early = [name for name in begun["modules"] if any(name == each or name.startswith(f"{each}.") for each in LATER)]
+    assert early == []
+
+
+def test_the_protocol_s_messages_are_built_when_they_come(begun: dict[str, list[str]]) -> None:
+    """Of the era that the client does not speak, none; of the SDK's own, a few of some hundreds."""
+    built = [name for name in begun["built"] if name.startswith("mcp_types.")]
+    assert built and len(built) < 60, built
+    assert not [name for name in built if name.startswith("mcp_types._v2026_07_28.")]

@@ -1,0 +1,387 @@
+"""MariaDB as a source, on a real server: types, order, schema changes, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pymysql
+import pytest
+from pydantic import SecretStr
+
+from headgate.errors import BinlogPurged, SourceBusy, SourceNotReady, TableWithoutKey, Unavailable
+from headgate.model.change import Change
+from headgate.model.table import Table
+from headgate.sources import mysql as kind
+from headgate.sources.base import Batch, Head
+from headgate.stack import MariaDB
+from headgate.state.base import State
+from headgate.state.sqlite import open_state
+from headgate.telemetry import wall_clock_ms
+
+_DEADLINE_S = 60.0
+
+
+class Owner:
+    """The database's owner, and sources over it that share one pipeline and its notes."""
+
+    def __init__(self, dsn: str, state: State) -> None:
+        self.dsn = dsn
+        self.state = state
+        self.name = urlsplit(dsn).path.strip("/")
+        self.connection = pymysql.connect(
+            host="127.0.0.1", port=urlsplit(dsn).port or 0, user="root", database=self.name, autocommit=True
+        )
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def execute(self, *statements: str) -> list[tuple[Any, ...]]:
+        rows: list[tuple[Any, ...]] = []
+        for statement in statements:
+            with self.connection.cursor() as cursor:
+                cursor.execute(statement)
+                rows = list(cursor.fetchall())
+        return rows
+
+    def source(self, *tables: str, dsn: str | None = None) -> kind.MysqlSource:
+        config = kind.Config(dsn=SecretStr(dsn or self.dsn), tables=list(tables), status_interval_s=0.1)
+        return kind.open_source(config, self.name, Path("unused"), wall_clock_ms, state=self.state)
+
+
+class Run:
+    """One run of capture. Confirms each batch unless told otherwise."""
+
+    def __init__(self, source: kind.MysqlSource, *, confirm: bool = True, resnapshot: Sequence[str] = ()) -> None:
+        self.capture = source.capture(resnapshot=resnapshot, now_ms=wall_clock_ms)
+        self.batches = self.capture.batches(0.05)
+        self.confirm = confirm
+        self.changes: list[Change] = []
+        self.heads: list[Head] = []
+        self.tables: dict[str, Table] = {}
+
+    def step(self) -> Batch:
+        batch = next(self.batches)
+        self.changes += batch.changes
+        self.tables |= {table.name: table for table in batch.tables}
+        self.heads += [batch.head] if batch.head else []
+        if self.confirm:
+            self.capture.confirm(batch.token)
+        return batch
+
+    def until(self, reached: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + _DEADLINE_S
+        while not reached():
+            assert time.monotonic() < deadline, f"not within {_DEADLINE_S} s: {what}"
+            self.step()
+
+    def covering(self, after_ms: int) -> Run:
+        """Up to a head of a later time: everything committed before that has come."""
+        self.until(lambda: any(head.time_ms > after_ms for head in self.heads), "a later head")
+        return self
+
+    def rows(self) -> list[tuple[str, Any, Any]]:
+        return [
+            (change.op, json.loads(change.key or b"null"), json.loads(change.after or b"null"))
+            for change in self.changes if change.marker is None
+        ]  # fmt: skip
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.capture.close()
+
+
+@pytest.fixture
+def owner(mysql_database: str, tmp_path: Path) -> Iterator[Owner]:
+    with (
+        closing(open_state(tmp_path / "state.db", clock=wall_clock_ms)) as state,
+        closing(Owner(mysql_database, state)) as made,
+    ):
+        yield made
+
+
+def now_ms() -> int:
+    return wall_clock_ms() + 1
+
+
+def test_a_snapshot_then_changes_in_order(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key, v varchar(20))", "insert into t values (1, 'a'), (2, 'b')")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        owner.execute(
+            "update t set v = 'c' where id = 1", "insert into t values (3, 'd')", "delete from t where id = 2",
+            "update t set id = 30 where id = 3",
+        )  # fmt: skip
+        run.covering(now_ms())
+    assert run.rows() == [
+        ("r", {"id": 1}, {"id": 1, "v": "a"}),
+        ("r", {"id": 2}, {"id": 2, "v": "b"}),
+        ("u", {"id": 1}, {"id": 1, "v": "c"}),
+        ("c", {"id": 3}, {"id": 3, "v": "d"}),
+        ("d", {"id": 2}, None),
+        ("d", {"id": 3}, None),
+        ("c", {"id": 30}, {"id": 30, "v": "d"}),
+    ]
+    phases = [change.marker.phase for change in run.changes if change.marker]
+    assert phases == ["begin", "end"]
+    sequences = [change.sequence for change in run.changes if change.sequence]
+    assert not any(later.precedes(earlier) for earlier, later in pairwise(sequences))
+
+
+TYPES = {
+    "a": ("tinyint(1)", "1", 1),
+    "b": ("bigint unsigned", "18446744073709551615", 18446744073709551615),
+    "c": ("decimal(30,10)", "-12345678901234567890.1200000000", "-12345678901234567890.1200000000"),
+    "d": ("float", "1.1", 1.1),
+    "e": ("double", "0.1", 0.1),
+    "f": ("date", "'2026-02-03'", "2026-02-03"),
+    "g": ("datetime(6)", "'2026-02-03 04:05:06.120000'", "2026-02-03T04:05:06.12"),
+    "h": ("timestamp(3) null", "'2026-02-03 04:05:06.789'", "2026-02-03T04:05:06.789Z"),
+    "i": ("time(2)", "'-838:59:58.50'", "-838:59:58.5"),
+    "j": ("year", "2026", 2026),
+    "k": ("char(5)", "'é'", "é"),
+    "l": ("text character set latin1", "'ü'", "ü"),
+    "m": ("varbinary(9)", "x'00ff01'", "AP8B"),
+    "n": ("binary(4)", "x'01'", "AQAAAA=="),
+    "o": ("enum('x','y')", "'y'", "y"),
+    "p": ("set('one','two','three')", "'three,one'", "one,three"),
+    "q": ("json", '\'{"z": [1, null, "é"]}\'', {"z": [1, None, "é"]}),
+    "r": ("bit(1)", "b'1'", True),
+    "s": ("bit(10)", "b'101'", "0000000101"),
+    "t": ("datetime", "'2026-02-03 00:00:00'", "2026-02-03T00:00:00"),
+    "u": ("blob", "''", ""),
+    "v": ("mediumint unsigned", "16777215", 16777215),
+    "w": ("point", "point(1, 2)", "AAAAAAEBAAAAAAAAAAAA8D8AAAAAAAAAQA=="),
+    "x": ("varchar(9)", "null", None),
+    "y": ("longtext", "repeat('Ω', 40000)", "Ω" * 40000),
+    "z": ("tinyint unsigned", "200", 200),
+}
+_UUIDS = {
+    "a": ("uuid", "'123E4567-e89b-12d3-a456-426655440000'", "123e4567-e89b-12d3-a456-426655440000"),
+    "b": ("uuid", "'9b2d0f1e-5c3a-4b7d-8e6f-0a1b2c3d4e5f'", "9b2d0f1e-5c3a-4b7d-8e6f-0a1b2c3d4e5f"),
+    "c": ("uuid", "'01890a5d-ac96-774b-bcce-b302099a8057'", "01890a5d-ac96-774b-bcce-b302099a8057"),
+    "d": ("uuid", "'00000000-0000-0000-0000-000000000000'", "00000000-0000-0000-0000-000000000000"),
+    "e": ("uuid", "null", None),
+    "f": ("varchar(9) character set latin1", "'ü'", "ü"),
+}
+_ADDRESSES = {
+    "a": ("inet4", "'10.1.2.0'", "10.1.2.0"),
+    "b": ("inet4", "'0.0.0.0'", "0.0.0.0"),
+    "c": ("inet6", "'2001:DB8::ff00:42:8329'", "2001:db8::ff00:42:8329"),
+    "d": ("inet6", "'::'", "::"),
+    "e": ("inet6", "'::1'", "::1"),
+    "f": ("inet6", "'::ffff:1.2.3.4'", "::ffff:1.2.3.4"),
+    "g": ("inet6", "'fe80::'", "fe80::"),
+    "h": ("inet6", "'1:0:0:2:0:0:0:3'", "1:0:0:2::3"),
+    "i": ("text", "'é'", "é"),
+}
+
+
+@pytest.mark.parametrize(
+    "types", [pytest.param(TYPES, id="common"), pytest.param(_UUIDS, id="uuid"), pytest.param(_ADDRESSES, id="inet")]
+)
+def test_every_type_reads_the_same_from_a_snapshot_and_from_the_binary_log(
+    owner: Owner, types: Mapping[str, tuple[str, str, Any]]
+) -> None:
+    columns = ", ".join(f"{name} {declared}" for name, (declared, _, _) in types.items())
+    values = ", ".join(given for _, given, _ in types.values())
+    owner.execute("set session time_zone = '+05:00'", f"create table t (id int primary key, {columns})")
+    shifted = values.replace("'2026-02-03 04:05:06.789'", "'2026-02-03 09:05:06.789'")
+    owner.execute(f"insert into t values (1, {shifted})")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        owner.execute(f"insert into t values (2, {shifted})")
+        run.covering(now_ms())
+    expected = {name: value for name, (_, _, value) in types.items()}
+    assert run.rows() == [("r", {"id": 1}, {"id": 1, **expected}), ("c", {"id": 2}, {"id": 2, **expected})]
+    snapshot, streamed = [change.after or b"" for change in run.changes if change.marker is None]
+    assert snapshot[len('{"id":1') :] == streamed[len('{"id":1') :]
+
+
+def test_a_uuid_may_be_the_key(owner: Owner) -> None:
+    owner.execute("create table t (id uuid primary key, v int)")
+    ids = ["123e4567-e89b-12d3-a456-426655440000", "01890a5d-ac96-774b-bcce-b302099a8057"]
+    owner.execute(f"insert into t values ('{ids[0]}', 1)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        assert [column.type for column in run.tables[f"{owner.name}.t"].columns] == ["uuid", "integer"]
+        owner.execute(
+            f"update t set v = 2 where id = '{ids[0]}'", f"insert into t values ('{ids[1]}', 1)", "delete from t"
+        )
+        run.covering(now_ms())
+    seen = [(op, key["id"]) for op, key, _ in run.rows()]
+    assert seen[:3] == [("r", ids[0]), ("u", ids[0]), ("c", ids[1])]
+    assert sorted(seen[3:]) == sorted(("d", each) for each in ids)
+
+
+def test_a_run_goes_on_where_the_last_one_was_confirmed(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key)", "insert into t values (1)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+    owner.execute("insert into t values (2)")
+    with Run(owner.source(), confirm=False) as run:
+        run.covering(now_ms())
+        assert run.rows() == [("c", {"id": 2}, {"id": 2})]
+        first = run.changes[0].sequence
+    owner.execute("flush binary logs", "insert into t values (3)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+    assert run.rows() == [("c", {"id": 2}, {"id": 2}), ("c", {"id": 3}, {"id": 3})]
+    assert run.changes[0].sequence == first
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        assert run.rows() == []
+
+
+def test_a_snapshot_and_the_stream_meet_without_a_gap_while_others_write(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key auto_increment, v int)")
+    owner.execute("insert into t (v) values " + ", ".join(f"({n})" for n in range(5_000)))
+    with Run(owner.source()) as run:
+        run.until(lambda: any(change.op == "r" for change in run.changes), "the snapshot's first rows")
+        for number in range(50):
+            owner.execute(f"update t set v = {10_000 + number} where id = {1 + number * 97}")
+        owner.execute("delete from t where id > 4990")
+        run.covering(now_ms())
+    state: dict[int, int] = {}
+    for op, key, after in run.rows():
+        if op == "d":
+            del state[key["id"]]
+        else:
+            state[key["id"]] = after["v"]
+    assert state == {row[0]: row[1] for row in owner.execute("select id, v from t")}
+
+
+def test_schema_changes_are_followed(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key, v int)", "insert into t values (1, 1)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        owner.execute(
+            "alter table t add column w varchar(9) default 'x', drop column v", "insert into t values (2, 'y')"
+        )
+        owner.execute("create table u (id int primary key)", "insert into u values (7)")
+        run.covering(now_ms())
+        run.until(lambda: ("r", {"id": 7}, {"id": 7}) in run.rows(), "the new table's snapshot")
+        run.covering(now_ms())  # the snapshot has ended, and nothing holds the table
+        assert [column.name for column in run.tables[f"{owner.name}.t"].columns] == ["id", "w"]
+        assert ("c", {"id": 2}, {"id": 2, "w": "y"}) in run.rows()
+        owner.execute("truncate table t", "drop table u", "insert into t values (3, 'z')")
+        run.covering(now_ms())
+    last = [(change.op, change.table.partition(".")[2]) for change in run.changes][-3:]
+    assert last == [("t", "t"), ("t", "u"), ("c", "t")]
+
+
+def test_a_rolled_back_transaction_is_never_told_and_a_long_one_comes_in_parts(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        owner.execute("begin", "insert into t values (1)", "rollback")
+        owner.execute("begin", "insert into t select seq from seq_1_to_30000", "commit")
+        largest = 0
+        deadline = time.monotonic() + _DEADLINE_S
+        while sum(change.op == "c" for change in run.changes) < 30_000:
+            assert time.monotonic() < deadline
+            largest = max(largest, len(run.step().changes))
+    assert largest < 5_000
+    assert [json.loads(change.key or b"")["id"] for change in run.changes if change.op == "c"] == list(range(1, 30_001))
+
+
+def test_another_process_stands_by(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        with pytest.raises(SourceBusy):
+            owner.source().capture(now_ms=wall_clock_ms)
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+
+
+def test_a_killed_server_is_unavailable_and_nothing_is_lost(owner: Owner, mariadb: MariaDB) -> None:
+    owner.execute("create table t (id int primary key)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        owner.execute("insert into t values (1)")
+        mariadb.kill()
+        with pytest.raises(Unavailable):
+            run.until(lambda: False, "never")
+        with pytest.raises(Unavailable):
+            owner.source().tables()
+    mariadb.start()
+    with closing(Owner(owner.dsn, owner.state)) as again:
+        again.execute("insert into t values (2)")
+    seen = {row[1]["id"] for row in run.rows()}
+    with Run(owner.source()) as next_run:
+        next_run.covering(now_ms())
+    assert seen | {row[1]["id"] for row in next_run.rows()} == {1, 2}
+
+
+def test_a_purged_binary_log_asks_for_a_resnapshot_that_mends_it(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+    owner.execute("insert into t values (1)", "flush binary logs", "flush binary logs")
+    newest = owner.execute("show master status")[0][0]
+    deadline = time.monotonic() + _DEADLINE_S
+    while len(owner.execute("show binary logs")) > 1:  # as long as it takes the server to notice that a reader has gone
+        assert time.monotonic() < deadline
+        owner.execute(f"purge binary logs to '{newest}'")
+    with Run(owner.source()) as run, pytest.raises(BinlogPurged, match="re-snapshot"):
+        run.until(lambda: False, "never")
+    with Run(owner.source(), resnapshot=["t"]) as run:
+        run.covering(now_ms())
+        assert run.rows() == [("r", {"id": 1}, {"id": 1})]
+
+
+def test_what_stands_in_the_way_is_said(owner: Owner) -> None:
+    owner.execute("create table keyless (id int)", "create table t (id int primary key)")
+    assert [table.name for table in owner.source().tables()] == [f"{owner.name}.t"]
+    with pytest.raises(TableWithoutKey, match="keyless"):
+        owner.source("keyless").tables()
+    with pytest.raises(SourceNotReady, match="nothing"):
+        owner.source("nothing").tables()
+    messages = [(finding.level, finding.message) for finding in owner.source().diagnose()]
+    assert any(level == "warning" and "keyless is not captured" in message for level, message in messages)
+    owner.execute("set global binlog_row_metadata = 'MINIMAL'")
+    try:
+        with pytest.raises(SourceNotReady, match="binlog_row_metadata"):
+            owner.source().capture(now_ms=wall_clock_ms)
+        assert any(finding.level == "error" for finding in owner.source().diagnose())
+    finally:
+        owner.execute("set global binlog_row_metadata = 'FULL'")
+    wrong = owner.dsn.replace("root@", "nobody:hunter2@")
+    with pytest.raises(SourceNotReady) as refused:
+        owner.source(dsn=wrong).tables()
+    assert "hunter2" not in str(refused.value)
+
+
+def test_detach_forgets(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key)", "insert into t values (1)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+    assert owner.source().detach() == ["the noted place in the binary log"]
+    assert owner.source().detach() == []
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        assert run.rows() == [("r", {"id": 1}, {"id": 1})]
+
+
+def test_the_privileges_that_the_docs_name_are_enough(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key)", "insert into t values (1)")
+    page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
+    grants = page[page.index("CREATE USER headgate") :].partition("```")[0]
+    try:
+        owner.execute(*grants.replace("shop.*", f"{owner.name}.*").strip().rstrip(";").split(";\n"))
+        with Run(owner.source(dsn=owner.dsn.replace("root@", "headgate:choose%20another@"))) as run:
+            run.covering(now_ms())
+            owner.execute("insert into t values (2)")
+            run.covering(now_ms())
+            assert run.rows() == [("r", {"id": 1}, {"id": 1}), ("c", {"id": 2}, {"id": 2})]
+    finally:
+        owner.execute("drop user if exists headgate")
