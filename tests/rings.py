@@ -2,10 +2,10 @@
 
     python -m tests.rings [what pytest takes]
 
-The first process is seen as it goes; what the others said follows, with their summaries. Ways that failed beside all
-that are tried once more, alone, if they are few: a deadline that others' load has broken is no fault, and is named in
-the last lines nonetheless. With paths among the words, or with one that only one process may act on (`--pdb`), it is
-one run of pytest as ever.
+The first process is seen as it goes; what the others said follows, with their summaries. Tests on real servers that
+failed beside all that are tried once more, alone, if they are few: a deadline that others' load has broken is no fault,
+and is named in the last lines nonetheless. With paths among the words, or with one that only one process may act on
+(`--pdb`), it is one run of pytest as ever.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ THIRD = (
     "slow_clients", "stack", "staleness", "state_machine", "strangers", "two_tenants", "verify",
 )  # fmt: skip
 """Those of the third one."""
-MOST_AGAIN = 3
-"""So many ways may fail beside others' load and be tried again: where more do, it is no accident."""
+MOST_AGAIN = 5
+"""So many tests may fail beside others' load and be tried again: where more do, it is no accident."""
+_ON_SERVERS = ("tests/ways/", "tests/contracts/", "tests/docs/")
 _FAILED, _NONE_CHOSEN = 1, 5
 """pytest's codes where tests failed, and where `-k` leaves no test."""
 _ALONE = frozenset({"--pdb", "--trace", "-s", "--collect-only", "--lf", "--ff", "--sw"})
@@ -103,8 +104,8 @@ def failures_in(cache: Path) -> list[str]:
 
 
 def may_be_tried_again(failed: Sequence[str]) -> bool:
-    """Whether these are a few ways. Whatever else fails has no servers to wait for; what can't be read has no `::`."""
-    return 0 < len(failed) <= MOST_AGAIN and all(t.startswith("tests/ways/") and "::" in t for t in failed)
+    """Whether these are few, and all wait for servers. What can't be read at all has no `::`."""
+    return 0 < len(failed) <= MOST_AGAIN and all(t.startswith(_ON_SERVERS) and "::" in t for t in failed)
 
 
 def _try_again(failed: Sequence[str]) -> int:
