@@ -17,13 +17,14 @@ import psycopg
 from mcp import Client
 from mcp.types import TextContent, TextResourceContents
 
+from headgate.model.pipeline import REPORT_TTL_MS
 from headgate.stack import Kafka
 from tests.ways.deployment import BASICS, client, connections, headgate, until_async, write_config
 
 ORDERS = 150_000
 MISFITS = 25
-LONGER_THAN_A_REPORT_S = 12.0
-"""A report of a process that says nothing more vanishes after ten seconds."""
+LONGER_THAN_A_REPORT_S = REPORT_TTL_MS / 1000 + 2
+"""What a process says is gone by then, unless it has been said again."""
 
 
 def shop(path: Path) -> sqlite3.Connection:

@@ -140,6 +140,49 @@ def test_a_fault_is_repeated_while_its_half_is_held_up(state: State) -> None:
     assert told.time_ms > first
 
 
+def awaited(state: State, reporter: Reporter, time: Time) -> Report:
+    """What is told once the clock's present has been reached by it."""
+    deadline = time_module.monotonic() + 60
+    while True:
+        told = report_in(state, reporter)
+        assert told is not None, "what is told of a living process has vanished"
+        if told.time_ms == time():
+            return told
+        assert time_module.monotonic() < deadline
+        _moment.wait(0.05)
+
+
+def test_a_half_that_is_busy_with_one_step_is_spoken_for_and_its_lag_grows(state: State, time: Time) -> None:
+    reporter = Reporter(state, "shop", "materialize", "here", time)
+    reporter.note(lag_ms=500)
+    with reporter.reminding():
+        reporter.state("running")
+        for _ in range(3):  # without a tick
+            time.ms += REPORT_TTL_MS - 1_000
+            told = awaited(state, reporter, time)
+    assert (told.state, told.fault) == ("running", None)
+    assert told.lag_ms == 500 + 3 * (REPORT_TTL_MS - 1_000)
+
+
+def test_a_half_at_work_speaks_for_itself(state: State, time: Time) -> None:
+    reporter = Reporter(state, "shop", "materialize", "here", time)
+    reporter.state("running")
+    time.ms += 2_000
+    reporter.remind()
+    assert reporter.latest.time_ms == 1_000_000
+
+
+@pytest.mark.parametrize("was_told", [True, False])
+def test_a_half_of_which_nothing_is_told_is_not_spoken_for(state: State, time: Time, was_told: bool) -> None:
+    reporter = Reporter(state, "shop", "capture", "here", time)
+    if was_told:
+        reporter.state("running")
+        reporter.withdraw()
+    time.ms += REPORT_TTL_MS
+    reporter.remind()
+    assert report_in(state, reporter) is None
+
+
 class Slow(MemoryState):
     """Answers when it may."""
 
