@@ -6,16 +6,19 @@ import random
 import threading
 import time as time_module
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from headgate.errors import RecordTooLarge, SlotMissing
+from headgate.errors import RecordTooLarge, SlotMissing, Unavailable
+from headgate.flow.definition import await_tables
 from headgate.flow.lag import Lag
 from headgate.flow.lanes import Lane
+from headgate.flow.materializing import Materializing
 from headgate.flow.retry import Backoff
-from headgate.flow.schemas import announced
+from headgate.flow.schemas import announce, announced
 from headgate.flow.status import Reporter
 from headgate.flow.stops import Stops, stopped
 from headgate.flow.writing import LogWriting
@@ -26,6 +29,7 @@ from headgate.model.position import Progress
 from headgate.model.table import Column, Table
 from headgate.state.base import State
 from headgate.state.sqlite import open_state
+from headgate.stores.sqlite import open_writer
 from headgate.telemetry import wall_clock_ms
 from headgate.testing import MemoryState
 from tests.unit.flow.test_folding import ENTITY, PARTITION
@@ -181,6 +185,29 @@ def test_a_half_of_which_nothing_is_told_is_not_spoken_for(state: State, time: T
     time.ms += REPORT_TTL_MS
     reporter.remind()
     assert report_in(state, reporter) is None
+
+
+def test_a_fault_is_told_until_the_next_run_is_under_way(tmp_path: Path, state: State, time: Time) -> None:
+    """A try begins by learning the tables, and may then wait long for what is still wrong."""
+    reporter = Reporter(state, "shop", "materialize", "here", time)
+    reporter.fault(Unavailable("The store's file is busy: try again."))
+    announce(state, "shop", ITEMS)
+    with closing(open_log(tmp_path / "log.db", clock=time)) as log:
+        rooms = Materializing(
+            pipeline="shop",
+            declared=[],
+            decode=None,
+            log=log,
+            open_writer=lambda entities: open_writer(tmp_path / "store.db", entities),
+            state=state,
+            reporter=reporter,
+            clock=time,
+            jitter=random.Random(1),
+        )
+        assert await_tables(rooms, threading.Event()) == {ITEMS.name: ITEMS}
+    assert reporter.latest.fault is not None
+    reporter.state("running")
+    assert reporter.latest.fault is None
 
 
 class Slow(MemoryState):
