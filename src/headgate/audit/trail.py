@@ -113,6 +113,8 @@ def _of_partition(log: Log, partition: Partition, end: int) -> Iterator[Logged |
             try:
                 records = reader.poll(_AT_ONCE, _POLL_S)
             except RecordDamaged as error:
+                if error.offset >= end:
+                    return
                 yield _foreign(partition, error.offset)
                 reader.seek({partition: error.offset + 1})
                 records = ()
