@@ -9,8 +9,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from os import getpid
 from types import TracebackType
@@ -44,19 +44,18 @@ from headgate.server.call import Rooms
 from headgate.server.push.push import Push
 from headgate.server.record import Recording
 from headgate.server.stdio import serve_stdio
-from headgate.serving.halves import Halves, Opened
+from headgate.serving.flowing import halves_of
+from headgate.serving.halves import Halves
 from headgate.serving.pipelines import connectors_of, info_of, naming
 from headgate.serving.serve import Orders, beside_a_door, serve_http
 from headgate.sources.base import Feed, Source, Surroundings
 from headgate.state.base import Buckets, State
 from headgate.stores._named import named_reader
 from headgate.stores.base import Reader, Writer
-from headgate.subscriptions._telling import open_teller
+from headgate.subscriptions._telling import Teller, open_teller
 from headgate.telemetry import Clock, wall_clock_ms
 
 if TYPE_CHECKING:
-    from headgate.flow.capture import Capturing
-    from headgate.flow.materializing import Materializing
     from headgate.flow.verify import Verified
 
 _DAY_MS = 86_400_000
@@ -81,7 +80,7 @@ class App:
         self.config = config
         self.clock = clock
         self.process = f"{socket.gethostname()}-{getpid()}-{uuid.uuid4().hex[:6]}"
-        self._jitter = jitter or random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self.jitter = jitter or random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._stack = ExitStack()
         self._stop = threading.Event()
         self._halves: Halves | None = None
@@ -177,7 +176,8 @@ class App:
     def _feeds(self) -> dict[str, Feed]:
         return {}
 
-    def _forget_feed(self, pipeline: str) -> None:
+    def forget_feed(self, pipeline: str) -> None:
+        """Lets go of a pipeline's feed, if it has one. The next who asks gets another."""
         feed = self._feeds.pop(pipeline, None)
         if feed is not None:
             feed.close()
@@ -209,7 +209,7 @@ class App:
             if len(halves) < 2:
                 raise ConfigError("Only a pipeline with a log and a store of its own can be split by --half.")
             self._lock.take()
-        self._halves = Halves(lambda opened: list(self._halves_of(opened, halves)), _JOIN_S)
+        self._halves = Halves(lambda opened: list(halves_of(self, opened, halves)), _JOIN_S)
         self._halves.follow(self.config.pipelines)
         self._start_publishing()
 
@@ -226,74 +226,19 @@ class App:
             return False
         return True
 
-    def _halves_of(self, opened: Opened, halves: Sequence[Half]) -> Iterator[tuple[str, Callable[[], None]]]:
-        """Where others fill the topics, nothing is captured."""
-        # Imported here, so that who only answers starts without them; a client of stdio waits for its server.
-        from headgate.flow.capture import run_capture
-        from headgate.flow.materialize import run_materialize
-
-        pipeline, stop, stack = opened.pipeline, opened.stop, opened.stack
-        stack.callback(self._forget_feed, pipeline.name)
-        if "capture" in halves and self.feed(pipeline) is None:
-            capturing = self._capturing(pipeline, stack)
-            yield f"capture-{pipeline.name}", lambda: run_capture(capturing, stop)
-        if "materialize" in halves:
-            materializing = self._materializing(pipeline, stack)
-            yield f"materialize-{pipeline.name}", lambda: run_materialize(materializing, stop)
-
-    def _capturing(self, pipeline: Pipeline, stack: ExitStack) -> Capturing:
-        from headgate.flow.capture import Capturing
-
-        return Capturing(
-            pipeline=pipeline.name,
-            connector=plugins.load("sources", pipeline.source.kind).CONNECTOR,
-            source=self.source(pipeline),
-            log=self.log(pipeline.log),
-            state=self.state,
-            partitions=pipeline.settings.partitions if pipeline.log else 1,
-            retention_ms=self.retention_ms(pipeline),
-            reporter=self._reporter(pipeline, "capture", stack),
-            clock=self.clock,
-            jitter=self._jitter,
-        )
-
-    def _materializing(self, pipeline: Pipeline, stack: ExitStack) -> Materializing:
-        from headgate.flow.materializing import Materializing
-
-        source = plugins.load("sources", pipeline.source.kind)
-        teller = open_teller(self._kind(pipeline.store), self._target(pipeline.store, NOTICES))
-        return Materializing(
-            pipeline=pipeline.name,
-            declared=pipeline.entities,
-            decode=getattr(source, "decode", None),
-            decode_rows=getattr(source, "decode_rows", None),
-            log=self.log(pipeline.log),
-            open_writer=lambda entities: self._writer(pipeline, entities),
-            state=self.state,
-            reporter=self._reporter(pipeline, "materialize", stack),
-            clock=self.clock,
-            jitter=self._jitter,
-            on_error=pipeline.settings.on_error,
-            retention_ms=self.retention_ms(pipeline),
-            feed=self.feed(pipeline),
-            tell=stack.enter_context(closing(teller)).tell,
-            record=self.journal.catalog,
-        )
-
     def retention_ms(self, pipeline: Pipeline) -> int:
         """For how long the log keeps each change of a pipeline, in milliseconds."""
         return round(pipeline.settings.retention_days * _DAY_MS)
 
-    def _writer(self, pipeline: Pipeline, entities: Sequence[Entity]) -> Writer:
+    def writer(self, pipeline: Pipeline, entities: Sequence[Entity]) -> Writer:
+        """A writer of these entities into a pipeline's store; whoever asks closes it."""
         target = self._target(pipeline.store, "store.db")
         writer: Writer = self._load("stores", pipeline.store).open_writer(target, entities)
         return writer
 
-    def _reporter(self, pipeline: Pipeline, half: Half, stack: ExitStack) -> Reporter:
-        reporter = Reporter(self.state, pipeline.name, half, self.process, self.clock)
-        self.reporters.append(reporter)
-        stack.callback(self.reporters.remove, reporter)
-        return reporter
+    def teller(self, pipeline: Pipeline) -> Teller:
+        """Tells those who wait for rows of a pipeline; whoever asks closes it."""
+        return open_teller(self._kind(pipeline.store), self._target(pipeline.store, NOTICES))
 
     # --- the way of a tool call ------------------------------------------------------------------
 

@@ -116,6 +116,14 @@ class LogError(HeadgateError):
     code = "log_failed"
 
 
+class RecordDamaged(LogError):
+    """One record of the log can't be read any more. A reader stands before it, and `seek` leads past it."""
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message, offset=offset)
+        self.offset = offset
+
+
 class RecordTooLarge(LogError):
     """One record is larger than the log takes: its table stops alone and needs a re-snapshot."""
 

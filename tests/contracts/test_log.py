@@ -220,7 +220,10 @@ def test_what_was_flushed_is_there_when_the_log_is_opened_again(house: House) ->
     assert len(drain(house.keep(again.read(start_of(topic, 2))), 100)) == 100
 
 
-def test_closing_an_appender_makes_what_it_holds_durable(log: Log, house: House) -> None:
+def test_closing_an_appender_makes_what_it_holds_durable(
+    log: Log, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headgate.log.kafka.appender.CLOSE_WITHIN_S", WITHIN_S)  # a busy broker takes its time
     topic = house.made(log)
     appender = log.appender()
     appender.append(topic, Record(b"k", b"v"))
@@ -453,7 +456,9 @@ def test_two_readers_of_a_group_share_the_partitions(log: Log, house: House) -> 
             read[record.partition] = record.offset + 1
 
     one = house.keep(log.follow([topic], name, here, nothing))
+    deadline = time.monotonic() + WITHIN_S
     while sum(read.values()) < 400:
+        assert time.monotonic() < deadline
         note(one.poll(50, 0.5))
     assert len(one.assigned()) == 4
     two = house.keep(house.open().follow([topic], name, here, nothing))
@@ -464,6 +469,7 @@ def test_two_readers_of_a_group_share_the_partitions(log: Log, house: House) -> 
         note(two.poll(50, 0.05))
     assert not one.assigned() & two.assigned()
     append(house, log, topic, numbered(400, 400))
+    deadline = time.monotonic() + WITHIN_S
     while sum(read.values()) < 800:
         assert time.monotonic() < deadline
         note(one.poll(50, 0.05))

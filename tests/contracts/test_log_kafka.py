@@ -120,6 +120,7 @@ def test_keys_go_where_every_kafka_tool_looks_for_them(log: KafkaLog, topic: str
     appender = log.appender()
     for key in hashes:
         appender.append(topic, Record(key, b"v"))
+    appender.flush(WITHIN_S)  # to close waits for a few seconds only
     appender.close()
     found = {record.key: number for number, records in read_all(log, topic).items() for record in records}
     assert found == {key: (number & 0x7FFFFFFF) % 7 for key, number in hashes.items()}

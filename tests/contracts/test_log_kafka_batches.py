@@ -13,6 +13,7 @@ from headgate.connections.kafka import Config
 from headgate.errors import Unavailable
 from headgate.log.base import Logged, Record, Topic
 from headgate.log.kafka import KafkaLog, open_log
+from headgate.log.kafka import appender as appenders
 from headgate.model.position import Partition
 from headgate.stack import Kafka
 from headgate.telemetry import wall_clock_ms
@@ -55,9 +56,12 @@ def assert_in_order(records: list[Logged], count: int, keys: int) -> None:
 
 
 def test_a_full_buffer_makes_wait_and_loses_doubles_and_reorders_nothing(
-    log: KafkaLog, kafka: Kafka, topic: str
+    log: KafkaLog, kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Far more than the buffer holds, while the broker is away."""
+    monkeypatch.setattr(
+        appenders, "BUFFER_FULL_WAIT_S", 3 * WITHIN_S
+    )  # a busy machine starts a broker in half a minute
     count, keys = 260_000, 97
     log.ensure([Topic(name=topic, partitions=3)])
     appender = log.appender()
@@ -73,7 +77,7 @@ def test_a_full_buffer_makes_wait_and_loses_doubles_and_reorders_nothing(
             appender.checkpoint(number)
             told.append(appender.acknowledged())
     appender.checkpoint("last")
-    while (token := appender.acknowledged(WITHIN_S)) != "last":
+    while (token := appender.acknowledged(3 * WITHIN_S)) != "last":
         assert token is not None
         told.append(token)
     back.join()

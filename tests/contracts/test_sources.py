@@ -233,6 +233,27 @@ def test_a_snapshot_whose_end_was_not_confirmed_is_taken_again(ground: Ground, r
         assert generations(run.seen, name)[0][1] > first
 
 
+def test_a_resnapshot_that_is_interrupted_begins_again_though_nobody_asks_anew(
+    ground: Ground, replica: Replica
+) -> None:
+    """The wish for it is forgotten as it begins: half a generation must not be all that there is of the table."""
+    ground.execute(PEOPLE, people(*range(40)), "CREATE TABLE pets (id INTEGER PRIMARY KEY)")
+    name = ground.qualified("people")
+    with Run(ground, replica) as run:
+        run.catch_up("people", "pets")
+    with Run(ground, replica, batch=5, resnapshot=["people"]) as run:
+        run.until(lambda: len(run.seen) > 10, "a part of the snapshot")
+        ((phase, interrupted),) = generations(run.seen, name)
+        assert phase == "begin"
+    ground.execute("DELETE FROM people WHERE id < 20")
+    with Run(ground, replica) as run:
+        run.until(lambda: len(generations(run.seen, name)) == 2, "another snapshot")
+        run.catch_up("people", "pets")
+        (_, began), (_, ended) = generations(run.seen, name)
+        assert began == ended > interrupted
+        assert {change.table for change in run.seen} == {name}
+
+
 def test_writes_during_a_snapshot_are_not_lost(ground: Ground, replica: Replica) -> None:
     ground.execute(PEOPLE, people(*range(30)))
     with Run(ground, replica, batch=5) as run:

@@ -35,7 +35,7 @@ def running_demo(folder: Path, *words: str) -> Iterator[Demo]:
     url = f"http://127.0.0.1:{port}/mcp"
     with headgate(folder, "demo", "--port", str(port), "--quiet", *words) as process:
         until(lambda: ready(url))
-        (change,) = re.findall(r"^ +(\S.*update customers set plan.*)$", process.text(), re.MULTILINE)
+        (change,) = until(lambda: re.findall(r"^ +(\S.*update customers set plan.*)$", process.text(), re.MULTILINE))
         yield Demo(port, url, change)
     assert "changes/s" not in process.text()
     assert "the demo has ended" in process.text()

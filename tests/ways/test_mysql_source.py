@@ -326,15 +326,71 @@ def test_a_purged_binary_log_asks_for_a_resnapshot_that_mends_it(owner: Owner) -
     owner.execute("create table t (id int primary key)")
     with Run(owner.source()) as run:
         run.covering(now_ms())
-    owner.execute("insert into t values (1)", "flush binary logs", "flush binary logs")
+    owner.execute("insert into t values (1)")
+    purge(owner)
+    with Run(owner.source()) as run, pytest.raises(BinlogPurged, match="re-snapshot"):
+        run.until(lambda: False, "never")
+    with Run(owner.source(), resnapshot=["t"]) as run:
+        run.covering(now_ms())
+        assert run.rows() == [("r", {"id": 1}, {"id": 1})]
+
+
+def purge(owner: Owner) -> None:
+    """Leaves nothing of the binary log but what is written from now on."""
+    owner.execute("flush binary logs", "flush binary logs")
     newest = owner.execute("show master status")[0][0]
     deadline = time.monotonic() + _DEADLINE_S
     while len(owner.execute("show binary logs")) > 1:  # as long as it takes the server to notice that a reader has gone
         assert time.monotonic() < deadline
         owner.execute(f"purge binary logs to '{newest}'")
-    with Run(owner.source()) as run, pytest.raises(BinlogPurged, match="re-snapshot"):
-        run.until(lambda: False, "never")
+
+
+def two_tables_without_their_log(owner: Owner) -> None:
+    """Both were captured, and what came then is purged."""
+    owner.execute("create table t (id int primary key)", "create table u (id int primary key)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+    owner.execute("insert into t values (1)", "insert into u values (2)")
+    purge(owner)
+
+
+def test_a_purged_binary_log_is_mended_by_asking_for_one_table_after_the_other(owner: Owner) -> None:
+    """A request stands until its table is read: none is read before it helps."""
+    two_tables_without_their_log(owner)
+    t, u = f"{owner.name}.t", f"{owner.name}.u"
+    for asked, left in (((), f"not yet: {t}, {u}"), (("t",), f"not yet: {u}")):
+        with Run(owner.source(), resnapshot=asked) as run, pytest.raises(BinlogPurged) as refused:
+            run.until(lambda: False, "never")
+        assert run.changes == [], "not even where a snapshot begins"
+        assert left in refused.value.message
+    with Run(owner.source(), resnapshot=["t", "u"]) as run:
+        run.covering(now_ms())
+        assert run.rows() == [("r", {"id": 1}, {"id": 1}), ("r", {"id": 2}, {"id": 2})]
+
+
+def begun(run: Run) -> None:
+    """The first table's snapshot has begun, and is not whole."""
+    run.until(lambda: run.changes, "a snapshot")
+    assert [change.op for change in run.changes] == ["m"]
+
+
+def test_a_resnapshot_of_all_tables_that_is_interrupted_begins_again_with_all(owner: Owner) -> None:
+    two_tables_without_their_log(owner)
+    with Run(owner.source(), resnapshot=["t", "u"]) as run:
+        begun(run)
+    with Run(owner.source(), resnapshot=["u"]) as run:  # that of t is asked for no more: it has begun
+        run.covering(now_ms())
+        assert run.rows() == [("r", {"id": 1}, {"id": 1}), ("r", {"id": 2}, {"id": 2})]
+
+
+def test_a_resnapshot_of_one_table_that_is_interrupted_begins_again(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key)", "create table u (id int primary key)")
+    owner.execute("insert into t values (1)", "insert into u values (2)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
     with Run(owner.source(), resnapshot=["t"]) as run:
+        begun(run)
+    with Run(owner.source()) as run:
         run.covering(now_ms())
         assert run.rows() == [("r", {"id": 1}, {"id": 1})]
 

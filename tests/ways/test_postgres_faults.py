@@ -92,9 +92,10 @@ def test_a_dropped_slot_is_an_error_that_a_whole_resnapshot_mends(owner: Owner) 
         run.streaming()
     _drop_slot(owner)
     owner.execute("insert into t values (1)")
-    for resnapshot in ([], ["public.t"]):
-        with pytest.raises(SlotMissing, match="detach"):
+    for resnapshot, left in (([], "not yet: public.t, public.u"), (["public.t"], "not yet: public.u")):
+        with pytest.raises(SlotMissing, match="detach") as refused:
             owner.source().capture(resnapshot=resnapshot, now_ms=wall_clock_ms)
+        assert left in refused.value.message
     assert any(finding.level == "error" and owner.slot in finding.message for finding in owner.source().diagnose())
     with Run(owner.source(), resnapshot=["public.t", "public.u"]) as run:
         run.streaming()

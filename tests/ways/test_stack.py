@@ -150,7 +150,7 @@ def test_postgres_killed_and_started_again_keeps_what_it_acknowledged(folder: Pa
 
 
 def test_a_frozen_walsender_can_be_found(database: str, postgres: Postgres) -> None:
-    assert postgres.walsenders() == []
+    assert wait_for(lambda: postgres.walsenders() == [], 60), "those of tests before have ended"
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("select pg_create_logical_replication_slot('s', 'pgoutput')")
     command = [str(postgres.programs() / "pg_recvlogical"), "-d", database, "-S", "s", "--start", "-f", "-"]
@@ -275,7 +275,7 @@ def test_connect_runs_debezium(connect: Connect, kafka: Kafka, database: str, to
     name = topic_prefix.rstrip(".")
     asked(connect, "PUT", f"/connectors/{name}/config", debezium(database, name)).raise_for_status()
     try:
-        assert wait_for(lambda: f"{name}.public.seen" in topics(kafka), 60)
+        assert wait_for(lambda: f"{name}.public.seen" in topics(kafka), 180)
         (record,) = consume(kafka, f"{name}.public.seen", 1)
         assert record is not None and json.loads(record)["after"] == {"id": 7}
     finally:

@@ -115,7 +115,7 @@ def test_a_worker_that_hangs_gets_no_clients_and_is_counted_out(shop: Shop) -> N
 def _ready_count(url: str) -> int:
     """A page that the hung one was asked for does not come."""
     try:
-        count: int = httpx.get(url.replace("/mcp", "/readyz"), timeout=0.5).json()["workers"]["ready"]
+        count: int = httpx.get(url.replace("/mcp", "/readyz"), timeout=5).json()["workers"]["ready"]
     except httpx.TimeoutException:
         return 0
     return count

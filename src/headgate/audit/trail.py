@@ -13,7 +13,7 @@ from headgate.audit.event import CONTENT_TYPE
 from headgate.audit.outbox_file import OutboxFile, writers
 from headgate.audit.publisher import CALLS_TOPIC, LINK_HEADER, PREVIOUS_HEADER, SEQ_HEADER, WRITER_HEADER
 from headgate.audit.verify import Entry
-from headgate.errors import Unavailable
+from headgate.errors import RecordDamaged, Unavailable
 from headgate.log.base import Log, Logged
 from headgate.model.position import Partition
 
@@ -98,19 +98,26 @@ def log_trail(log: Log, *, progress: Progress = nobody) -> Iterator[Taken]:
     total, done = sum(ends.values()), 0
     for partition, end in sorted(ends.items()):
         for record in _of_partition(log, partition, end):
-            yield _entry_of(record)
+            yield record if isinstance(record, Foreign) else _entry_of(record)
             done += 1
             if done % _AT_ONCE == 0:
                 progress(done, total)
 
 
-def _of_partition(log: Log, partition: Partition, end: int) -> Iterator[Logged]:
+def _of_partition(log: Log, partition: Partition, end: int) -> Iterator[Logged | Foreign]:
     if end == 0:
         return
     with closing(log.read({partition: None}, tell_ends=True)) as reader:
         silent = 0
         while silent < _PATIENCE:
-            records = reader.poll(_AT_ONCE, _POLL_S)
+            try:
+                records = reader.poll(_AT_ONCE, _POLL_S)
+            except RecordDamaged as error:
+                if error.offset >= end:
+                    return
+                yield _foreign(partition, error.offset)
+                reader.seek({partition: error.offset + 1})
+                records = ()
             silent = 0 if records else silent + 1
             for record in records:
                 if record.offset < end:
@@ -124,7 +131,11 @@ def _entry_of(record: Logged) -> Taken:
     try:
         return _parsed(record)
     except (KeyError, ValueError, TypeError, AttributeError):  # a damaged file may hold values of any type
-        return Foreign(f"the record at offset {record.offset} of {record.partition.topic} is no event of the record")
+        return _foreign(record.partition, record.offset)
+
+
+def _foreign(partition: Partition, offset: int) -> Foreign:
+    return Foreign(f"the record at offset {offset} of {partition.topic} is no event of the record")
 
 
 def _parsed(record: Logged) -> Entry:

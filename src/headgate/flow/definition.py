@@ -19,7 +19,10 @@ _PATIENT_LOOKS = 30
 
 
 def await_tables(rooms: Materializing, stop: threading.Event) -> Mapping[str, Table] | None:
-    """The schemas of every table that the entities need, once capture has announced them; None after `stop`."""
+    """The schemas of every table that the entities need, once capture has announced them; None after `stop`.
+
+    A fault of the run before is told until this one is under way: it may fail by the same.
+    """
     wanted = {declared.table for declared in rooms.declared}
     _refuse_unknown(rooms, wanted)
     looks = 0
@@ -27,7 +30,6 @@ def await_tables(rooms: Materializing, stop: threading.Event) -> Mapping[str, Ta
         known = announced(rooms.state, rooms.pipeline)
         tables = announce_fed(rooms.state, rooms.pipeline, rooms.feed, known)
         if tables and wanted <= tables.keys():
-            rooms.reporter.note(fault=None)
             return tables
         _say_what_is_missing(rooms, wanted, tables, is_long=bool(tables) and looks > _PATIENT_LOOKS)
         looks += 1
@@ -48,7 +50,6 @@ def _say_what_is_missing(rooms: Materializing, wanted: Set[str], known: Mapping[
             )
         )
     else:
-        rooms.reporter.note(fault=None)
         rooms.reporter.state("snapshotting")
     rooms.reporter.tick()
 

@@ -1,4 +1,8 @@
-"""What this process says of its half of a pipeline: a report each second that vanishes when it dies."""
+"""What this process says of its half of a pipeline: a report each second that vanishes when it dies.
+
+It lives as long as the process, however long one step of the half takes: a thread of its own repeats what was last
+said, and the time to live is worth several repetitions that come late.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,8 @@ from headgate.telemetry import Clock, is_due, logger
 
 _log = logger("flow")
 _EVERY_MS = 1_000
+_REPEAT_MS = 3_000
+"""A half that says nothing for so long is held up by one step, or its machine by others: it is spoken for."""
 
 
 class Meter:
@@ -53,6 +59,7 @@ class Reporter:
         self._publishing = threading.RLock()
         self._woken = threading.Event()
         self._is_ticked = False
+        self._is_told = False
         self._has_thread = False
 
     @property
@@ -86,8 +93,9 @@ class Reporter:
     def reminding(self, lag_records: Callable[[], int | None] | None = None) -> Iterator[None]:
         """Publishes the half's ticks from a thread of its own, so that the half never waits for the state.
 
-        That thread also repeats a fault each second: the half itself may be held up by what is wrong. `lag_records` is
-        asked, from another thread as it may wait for a server, while the half stands still.
+        That thread also repeats what the half itself is too busy to say, and a fault each second: the half may be held
+        up by what is wrong. `lag_records` is asked, from another thread as it may wait for a server, while the half
+        stands still.
         """
         ended = threading.Event()
 
@@ -123,9 +131,14 @@ class Reporter:
         return self._report.fault is not None or self._report.state == "paused"
 
     def remind(self) -> None:
-        """As `tick`, while this half stands still: its lag then grows with the time."""
+        """Repeats what was last said, unless it was withdrawn: a fault after a second, else after three.
+
+        The lag of a half that says nothing itself grows with the time.
+        """
         with self._publishing:
-            if self._report.fault is not None and self._is_due():
+            every_ms = _EVERY_MS if self._report.fault is not None else _REPEAT_MS
+            if self._is_told and is_due(self._clock(), self._published_ms, every_ms):
+                self._grow_lag()
                 self._publish()
 
     def tick(self) -> None:
@@ -145,17 +158,22 @@ class Reporter:
         with self._publishing:  # whoever withdraws takes the tick back
             is_ticked, self._is_ticked = self._is_ticked, False
             if is_ticked and self._is_due():
-                self._publish()
+                self.publish()
 
     def publish(self) -> None:
         """Publishes now. A state that does not answer is noted and passed over: reports never stop the flow."""
         with self._publishing:
+            if self._stands_still:
+                self._grow_lag()
             self._publish()
+
+    def _grow_lag(self) -> None:
+        if self._report.lag_ms is not None:
+            self._replace(lag_ms=self._report.lag_ms + max(0, self._clock() - self._report.time_ms))
 
     def _publish(self) -> None:
         now = self._clock()
-        if self._stands_still and self._report.lag_ms is not None:
-            self._replace(lag_ms=self._report.lag_ms + max(0, now - self._report.time_ms))
+        self._is_told = True
         events, size = self.meter.take(now - self._published_ms)
         self._published_ms = now
         self._replace(time_ms=now, events_per_s=events, bytes_per_s=size)
@@ -168,7 +186,7 @@ class Reporter:
     def withdraw(self) -> None:
         """Takes the report back when the half ends as it should, or is another process's."""
         with self._publishing:
-            self._is_ticked = False
+            self._is_ticked = self._is_told = False
             self._replace(state="stopped", fault=None)
             try:
                 self._state.delete(report_key(self._report))

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from msgspec import structs
 
 from headgate.errors import ConfigError
-from headgate.model.entity import Declared, DeclaredRelation, Entity, Field, Group, Relation
-from headgate.model.table import ColumnType, ForeignKey, Table
+from headgate.model.entity import Declared, DeclaredField, DeclaredRelation, Entity, Field, Group, Relation
+from headgate.model.table import Column, ColumnType, Doubt, ForeignKey, Table
 
 _IRREGULAR = {"people": "person", "children": "child", "addresses": "address", "statuses": "status"}
 
@@ -135,10 +135,23 @@ def _fields(declared: Declared, table: Table) -> tuple[Field, ...]:
                 type=said.type if said and said.type else column.type,
                 nullable=column.nullable,
                 classification=said.classification if said else "",
-                description=said.description if said else "",
+                description=_described(said, column),
             )
         )
     return tuple(fields)
+
+
+DOUBTS: Mapping[Doubt, str] = {
+    "decimal": "Perhaps a decimal's digits, as base64 without their scale: do not read a number from it.",
+    "time": "Perhaps a time, as a number without its unit: do not read a date from it.",
+}
+"""What is said of a field that the config does not declare, where its records carry no schema."""
+
+
+def _described(said: DeclaredField | None, column: Column) -> str:
+    description = said.description if said else ""
+    is_told = said is not None and said.type is not None
+    return description if is_told else f"{description} {DOUBTS.get(column.doubt, '')}".strip()
 
 
 def _default_lookups(table: Table) -> list[str]:

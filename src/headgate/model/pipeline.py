@@ -27,7 +27,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """One process's word on its half of a pipeline, renewed each second; it vanishes with the process."""
+    """One process's word on its half of a pipeline, renewed each second; it vanishes soon after the process."""
 
     pipeline: str
     half: Half
@@ -99,15 +99,16 @@ class PipelineInfo(msgspec.Struct, frozen=True, kw_only=True):
     entities: tuple[str, ...]
     bound_ms: int = 30_000
     captured: bool = True
+    """False where others fill the topics."""
     connector: str = ""
     """The pipeline that the connector which fills the topics is listed as, where the config names it."""
-    """False where others fill the topics."""
 
 
 REPORTS = "report/"
-"""Where reports live in `state`: `report/<pipeline>/<half>/<process>`, with a time to live of ten seconds."""
+"""Where reports live in `state`: `report/<pipeline>/<half>/<process>`, with a time to live of twenty seconds."""
 
-REPORT_TTL_MS = 10_000
+REPORT_TTL_MS = 20_000
+"""What a process that died has said is gone after so long; a living one repeats it at least every three seconds."""
 
 
 class Desired(msgspec.Struct, frozen=True, kw_only=True):

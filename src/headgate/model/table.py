@@ -13,6 +13,10 @@ ColumnType = Literal[
 """What an agent may expect in a field. decimal, date, time, timestamp, duration, uuid: text. bytes: base64."""
 
 
+Doubt = Literal["", "decimal", "time"]
+"""What a column may hold in truth where records carry no schema: a decimal's bytes, or a time's number."""
+
+
 class Column(msgspec.Struct, frozen=True, kw_only=True):
     """One column. `native` is the source's own name of its type."""
 
@@ -20,6 +24,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     type: ColumnType
     native: str = ""
     nullable: bool = True
+    doubt: Doubt = ""
 
 
 class ForeignKey(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from pydantic import Field
 from headgate.access.deadline import Deadline
 from headgate.access.view import DATA, View
 from headgate.errors import SnapshotPending
+from headgate.model.derive import DOUBTS
 from headgate.model.entity import Entity, Relation
 from headgate.model.position import Watermark
 from headgate.model.table import ColumnType
@@ -181,8 +182,15 @@ def _text(answer: Mapping[str, Any]) -> str:
         f"  lookup fields: {', '.join(answer['lookups']) or 'none'}",
         f"  sorted fields: {', '.join(answer['sorted']) or 'none'}",
         f"  relations: {relations}" if relations else "",
+        *_doubtful(answer["fields"]),
     )
     return lines(*map(one_line, said))  # names are the source's own
+
+
+def _doubtful(fields: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The fields of which nobody can tell what they are, by what is said of them."""
+    named = {said: [each["name"] for each in fields if said in each["description"]] for said in DOUBTS.values()}
+    return [f"  {', '.join(names)}: {said}" for said, names in named.items() if names]
 
 
 def _field(field: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from headgate.audit.verify import Entry, Report, Verifier
 from headgate.errors import HeadgateError
 from headgate.log.base import Record
 from headgate.log.sqlite import open_log
+from headgate.log.sqlite.database import SPAN
 from tests.unit.audit.test_publisher import until
 from tests.unit.audit.trails import chain_of, checkpoints, keys_of
 
@@ -92,6 +93,22 @@ def test_each_column_of_an_outbox_counts(data: Path, column: str) -> None:
         database.execute(f"update event set {column} = {changed} where seq = 5")
         database.commit()
     assert checked(read_outbox(data), data).breached
+
+
+@pytest.mark.parametrize("headers", [b"\xc1", b"", 7, "x"])
+def test_a_record_of_the_log_whose_headers_can_not_be_read_is_named_and_the_others_are_read(
+    data: Path, log: Path, headers: object
+) -> None:
+    with closing(sqlite3.connect(log)) as database:
+        database.execute("update records set headers = ? where place % ? in (0, 4, 5, 32)", [headers, SPAN])
+        assert database.execute("select changes()").fetchone() == (4,)
+        database.commit()
+    read = read_log(log)
+    named = [taken.message for taken in read if isinstance(taken, Foreign)]
+    topic = CALLS_TOPIC.name
+    assert named == [f"the record at offset {offset} of {topic} is no event of the record" for offset in (0, 4, 5, 32)]
+    assert len(read) == 33
+    assert checked(read, data).breached
 
 
 def flips(size: int) -> list[tuple[int, int]]:

@@ -6,16 +6,19 @@ import random
 import threading
 import time as time_module
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from headgate.errors import RecordTooLarge, SlotMissing
+from headgate.errors import RecordTooLarge, SlotMissing, Unavailable
+from headgate.flow.definition import await_tables
 from headgate.flow.lag import Lag
 from headgate.flow.lanes import Lane
+from headgate.flow.materializing import Materializing
 from headgate.flow.retry import Backoff
-from headgate.flow.schemas import announced
+from headgate.flow.schemas import announce, announced
 from headgate.flow.status import Reporter
 from headgate.flow.stops import Stops, stopped
 from headgate.flow.writing import LogWriting
@@ -26,6 +29,7 @@ from headgate.model.position import Progress
 from headgate.model.table import Column, Table
 from headgate.state.base import State
 from headgate.state.sqlite import open_state
+from headgate.stores.sqlite import open_writer
 from headgate.telemetry import wall_clock_ms
 from headgate.testing import MemoryState
 from tests.unit.flow.test_folding import ENTITY, PARTITION
@@ -138,6 +142,72 @@ def test_a_fault_is_repeated_while_its_half_is_held_up(state: State) -> None:
     told = report_in(state, reporter)
     assert told is not None
     assert told.time_ms > first
+
+
+def awaited(state: State, reporter: Reporter, time: Time) -> Report:
+    """What is told once the clock's present has been reached by it."""
+    deadline = time_module.monotonic() + 60
+    while True:
+        told = report_in(state, reporter)
+        assert told is not None, "what is told of a living process has vanished"
+        if told.time_ms == time():
+            return told
+        assert time_module.monotonic() < deadline
+        _moment.wait(0.05)
+
+
+def test_a_half_that_is_busy_with_one_step_is_spoken_for_and_its_lag_grows(state: State, time: Time) -> None:
+    reporter = Reporter(state, "shop", "materialize", "here", time)
+    reporter.note(lag_ms=500)
+    with reporter.reminding():
+        reporter.state("running")
+        for _ in range(3):  # without a tick
+            time.ms += REPORT_TTL_MS - 1_000
+            told = awaited(state, reporter, time)
+    assert (told.state, told.fault) == ("running", None)
+    assert told.lag_ms == 500 + 3 * (REPORT_TTL_MS - 1_000)
+
+
+def test_a_half_at_work_speaks_for_itself(state: State, time: Time) -> None:
+    reporter = Reporter(state, "shop", "materialize", "here", time)
+    reporter.state("running")
+    time.ms += 2_000
+    reporter.remind()
+    assert reporter.latest.time_ms == 1_000_000
+
+
+@pytest.mark.parametrize("was_told", [True, False])
+def test_a_half_of_which_nothing_is_told_is_not_spoken_for(state: State, time: Time, was_told: bool) -> None:
+    reporter = Reporter(state, "shop", "capture", "here", time)
+    if was_told:
+        reporter.state("running")
+        reporter.withdraw()
+    time.ms += REPORT_TTL_MS
+    reporter.remind()
+    assert report_in(state, reporter) is None
+
+
+def test_a_fault_is_told_until_the_next_run_is_under_way(tmp_path: Path, state: State, time: Time) -> None:
+    """A try begins by learning the tables, and may then wait long for what is still wrong."""
+    reporter = Reporter(state, "shop", "materialize", "here", time)
+    reporter.fault(Unavailable("The store's file is busy: try again."))
+    announce(state, "shop", ITEMS)
+    with closing(open_log(tmp_path / "log.db", clock=time)) as log:
+        rooms = Materializing(
+            pipeline="shop",
+            declared=[],
+            decode=None,
+            log=log,
+            open_writer=lambda entities: open_writer(tmp_path / "store.db", entities),
+            state=state,
+            reporter=reporter,
+            clock=time,
+            jitter=random.Random(1),
+        )
+        assert await_tables(rooms, threading.Event()) == {ITEMS.name: ITEMS}
+    assert reporter.latest.fault is not None
+    reporter.state("running")
+    assert reporter.latest.fault is None
 
 
 class Slow(MemoryState):

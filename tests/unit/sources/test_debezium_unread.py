@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from headgate.connections.registry import Config as RegistryConfig
+from headgate.model.derive import DOUBTS, derive
 from headgate.model.entity import Declared, DeclaredField
 from headgate.model.finding import Finding
+from headgate.model.table import Table
+from headgate.sources._wire.samples import grown
 from headgate.sources.base import Sample, Surroundings
 from headgate.sources.debezium import Config, open_feed
-from headgate.sources.debezium.unread import Modes, examine_unread, modes_of
+from headgate.sources.debezium.unread import Modes, doubt_of, examine_unread, modes_of
 from tests.unit.sources.recorded import recorded
 
 TABLE = "public.kinds"
@@ -85,3 +89,40 @@ def test_check_says_it_of_a_feed_s_topics() -> None:
     feed = open_feed(Config(topic_prefix="shop", tables=["public.orders"]), "shop", surroundings)
     (finding,) = [each for each in feed.diagnose() if "carry no schema" in each.message]
     assert finding.message.endswith("may be bytes of decimals: total, or numbers of times: placed")
+
+
+def described(form: str, fields: Mapping[str, DeclaredField], **source: Any) -> dict[str, str]:
+    """What an agent is told of each field of the recorded table."""
+    declared = Declared(name="kind", pipeline="shop", table=TABLE, fields=dict(fields))
+    samples = [Sample(0, each.key, each.value) for each in recorded(form) if each.topic == TABLE]
+    surroundings = Surroundings(
+        connections={"registry": RegistryConfig(url="http://127.0.0.1:9")},
+        declared=[declared],
+        sample=lambda topic: samples,
+    )
+    (table,) = open_feed(Config(topic_prefix="shop", tables=[TABLE], **source), "shop", surroundings).tables()
+    (entity,) = derive([declared], {TABLE: table}, {})
+    return {field.name: field.description for field in entity.fields}
+
+
+def test_an_agent_is_told_of_fields_that_may_be_decimals_or_times() -> None:
+    told = described("plain", {"n": DeclaredField(description="What it costs."), "n2": DeclaredField(type="string")})
+    assert told["n"] == f"What it costs. {DOUBTS['decimal']}"
+    assert told["n2"] == ""
+    assert (told["n0"], told["da"], told["ti"]) == (DOUBTS["decimal"], DOUBTS["time"], DOUBTS["time"])
+    assert [told[name] for name in ("t", "b", "u", "tsz")] == [""] * 4
+
+
+def test_an_agent_is_told_nothing_of_fields_that_are_what_they_seem() -> None:
+    assert set(described("inline", {}).values()) == {""}
+    assert DOUBTS["decimal"] not in described("plain", {}, decimals="string").values()
+
+
+def test_a_doubt_is_over_once_a_value_contradicts_it() -> None:
+    table = Table(name="t", columns=(), key=("id",))
+    rows = (b'{"name":"Anna","at":1}', b'{"name":null,"at":2}', b'{"name":"Grace","at":3}', b'{"name":"Anna","at":4}')
+    seen = []
+    for row in rows:
+        table = grown(table, row, lambda value: doubt_of(value, ALL))
+        seen.append([column.doubt for column in table.columns])
+    assert seen == [["decimal", "time"], ["decimal", "time"], ["", "time"], ["", "time"]]

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from headgate.errors import UnknownEntity
+from headgate.model.derive import DOUBTS
 from headgate.model.entity import Entity, Field
 from headgate.testing import MemoryReader, grant_of, view_of
 from tests.unit.tools.shop import call, reader, shop_view
@@ -31,6 +32,21 @@ async def test_one_entity_whole() -> None:
     assert customer["rows"] == 3
     assert customer["freshness"]["state"] == "fresh" and customer["freshness"]["staleness_ms"] == 500
     assert "email string [personal.email]" in result.text
+
+
+async def test_what_nobody_can_tell_of_a_field_is_said_in_the_text_too_and_of_no_other_entity() -> None:
+    fields = [
+        Field(name=name, type="string", description=f"What it costs. {DOUBTS['decimal']}") for name in ("net", "gross")
+    ]
+    price = Entity(name="price", pipeline="shop", table="main.prices", key=("net",), fields=tuple(fields))
+    order = Entity(
+        name="order", pipeline="shop", table="main.orders", key=("id",), fields=(Field(name="id", type="integer"),)
+    )
+    result = await call("describe_data", {}, view_of(MemoryReader([order, price])))
+    assert result.text.count("\n  net, gross: Perhaps a decimal's digits") == 1
+    assert result.text.count("Perhaps") == 1
+    keys = [{key for field in entity["fields"] for key in field} for entity in result.structured["entities"]]
+    assert keys == [{"name", "type", "nullable", "classification", "description"}] * 2
 
 
 async def test_relations_to_what_the_caller_can_not_see_are_left_out() -> None:

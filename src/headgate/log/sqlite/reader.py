@@ -6,10 +6,11 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
-from headgate.errors import LogError, LogTruncated
+from headgate.errors import LogTruncated, RecordDamaged
 from headgate.log.base import Headers, Logged, OnAssign, OnRevoke, Slice, slices_of
 from headgate.log.sqlite.database import SPAN, Bell, PartitionRow, connect, data_version, load_partitions, transaction
 from headgate.model.position import Partition, Position
@@ -20,7 +21,16 @@ _OTHER_PROCESSES_S = 0.02
 
 _NEVER_MADE = PartitionRow(0, False, 0, 0, 0, 0)
 _log = logger("log")
+_DAMAGE = (ValueError, TypeError)
+"""What a column of another content raises; what msgspec raises is a ValueError too."""
+_Row: TypeAlias = tuple[int, int, bytes | None, bytes | None, bytes | None]
+"""Place, time, key, value and headers."""
 _decode_headers = msgspec.msgpack.Decoder(Headers).decode
+
+
+def _logged(partition: Partition, base: int, row: _Row) -> Logged:
+    place, time_ms, key, value, headers = row
+    return Logged(partition, place - base, time_ms, key, value, _decode_headers(headers) if headers else ())
 
 
 class _Cursor:
@@ -167,7 +177,11 @@ class SqliteReader:
         found: list[Logged] = []
         while behind and len(found) < max_records:
             partition = behind.popleft()
-            found += self._read_on(partition, known[partition], max_records - len(found))
+            try:
+                found += self._read_on(partition, known[partition], max_records - len(found))
+            except RecordDamaged:
+                if not found:  # what other partitions have is handed out first
+                    raise
         return found
 
     def _settle(self, known: Mapping[Partition, PartitionRow]) -> list[Partition]:
@@ -187,14 +201,26 @@ class SqliteReader:
             (base + (cursor.offset or 0), base + row.next_offset, room),
         ).fetchall()
         try:
-            found = [
-                Logged(partition, place - base, time_ms, key, value, _decode_headers(headers) if headers else ())
-                for place, time_ms, key, value, headers in rows
-            ]
-        except (ValueError, TypeError) as error:  # what msgspec raises is a ValueError too
-            raise LogError("the embedded log is damaged: put its file aside and take a new snapshot") from error
+            found = [_logged(partition, base, row) for row in rows]
+        except _DAMAGE:
+            return self._read_to_damage(partition, base, rows)
         # Fewer than asked for: what remains up to the end was taken away by compaction.
         cursor.offset = found[-1].offset + 1 if len(found) == room else row.next_offset
+        return found
+
+    def _read_to_damage(self, partition: Partition, base: int, rows: Sequence[_Row]) -> list[Logged]:
+        """The records before the one that can't be read; RecordDamaged where there are none."""
+        found: list[Logged] = []
+        for row in rows:
+            try:
+                found.append(_logged(partition, base, row))
+            except _DAMAGE as error:
+                offset = self._cursors[partition].offset = row[0] - base
+                if found:
+                    break
+                raise RecordDamaged(
+                    "the embedded log is damaged: put its file aside and take a new snapshot", offset
+                ) from error
         return found
 
     def _wait(self, heard: int, version: int, deadline: float) -> bool:

@@ -14,6 +14,7 @@ from headgate.sources._wire.rows import RowForm, may_leave_out, table_of
 from headgate.sources._wire.samples import grown
 from headgate.sources._wire.shape import Shape, of_connect
 from headgate.sources.debezium.envelope import OPS, Envelope, Origin, is_of_no_row, no_envelope, sequence_of
+from headgate.sources.debezium.unread import Modes, doubt_of
 from headgate.sources.debezium.unsaid import Unsaid
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class DebeziumDecoder:
         self._table = table
         self._avro = avro
         self._unsaid = Unsaid(types, decimals)
+        self._modes = Modes(decimals=decimals == "precise", times=True)
         self._documents = frozenset(name for name, said in types.items() if said == "json")
         self._keys_are_plain = not self._unsaid.reads
         self._forms: dict[bytes | int, RowForm] = {}
@@ -112,7 +114,7 @@ class DebeziumDecoder:
             return table_of(known.name, self._form.shape, key)
         sample, self._sample = self._sample, None
         keyed = msgspec.structs.replace(known, key=key)
-        return keyed if sample is None else grown(keyed, sample)
+        return keyed if sample is None else grown(keyed, sample, lambda value: doubt_of(value, self._modes))
 
     # --- one record ------------------------------------------------------------------------------
 

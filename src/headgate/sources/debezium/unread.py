@@ -1,4 +1,4 @@
-"""What `check` and `doctor` say of records without a schema: the fields of which nobody can tell what they are.
+"""Records without a schema: the fields of which nobody can tell what they are, as `check` and `doctor` name them.
 
 A precise decimal comes as base64 of its digits, without their scale, and a time as a number without its unit: what the
 config declares is read or refused (`unsaid`), and whatever it does not declare is answered as it came.
@@ -14,6 +14,7 @@ import msgspec
 
 from headgate.model.change import UNAVAILABLE
 from headgate.model.finding import Finding
+from headgate.model.table import Doubt
 from headgate.sources.debezium.config import Config
 from headgate.sources.debezium.envelope import Envelope
 
@@ -39,6 +40,16 @@ def modes_of(config: Config, connector: Mapping[str, str]) -> Modes:
     handling = connector.get("decimal.handling.mode", "precise")
     precision = connector.get("time.precision.mode", "adaptive")
     return Modes(config.decimals == "precise" and handling == "precise", precision != "isostring")
+
+
+def doubt_of(value: Any, modes: Modes) -> Doubt:
+    """What a value of a field that nobody has declared may be in truth."""
+    parts = _parts(value)
+    if not parts:
+        return ""
+    if modes.decimals and all(map(_may_be_bytes, parts)):
+        return "decimal"
+    return "time" if modes.times and all(map(_may_be_a_time, parts)) else ""
 
 
 def examine_unread(

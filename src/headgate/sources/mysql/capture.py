@@ -10,10 +10,11 @@ from typing import NamedTuple
 import msgspec
 import pymysql
 
-from headgate.errors import HeadgateError, Unavailable
+from headgate.errors import BinlogPurged, HeadgateError, Unavailable
 from headgate.model.change import Change, Marker
 from headgate.model.change import Sequence as SourceSequence
 from headgate.model.table import Table
+from headgate.sources._lost import unasked
 from headgate.sources.base import Batch, Head
 from headgate.sources.mysql.config import Config
 from headgate.sources.mysql.confirmations import Confirmations
@@ -73,12 +74,15 @@ class MysqlCapture:
 
     def batches(self, timeout_s: float) -> Iterator[Batch]:
         """See `Capture`. A schema change that asks for a snapshot is answered by one, and the stream goes on."""
-        with translated(self._server):
-            self._learn()
-            while not self._stopped.is_set():
-                yield from self._snapshots(timeout_s)
-                if not self._stopped.is_set():
-                    yield from self._follow(timeout_s)
+        try:
+            with translated(self._server):
+                self._learn()
+                while not self._stopped.is_set():
+                    yield from self._snapshots(timeout_s)
+                    if not self._stopped.is_set():
+                        yield from self._follow(timeout_s)
+        except BinlogPurged as error:
+            raise BinlogPurged(error.message + unasked(self._relations.keys() - self._resnapshot)) from error
 
     def confirm(self, token: int) -> None:
         """See `Capture`. Noted within a second, or at `close`."""
@@ -135,9 +139,14 @@ class MysqlCapture:
         pending = self._pending()
         if not pending:
             return
+        is_whole = set(pending) >= self._relations.keys()
+        if self._note is not None and self._stream is None and not is_whole:
+            yield from self._require_place(timeout_s)
+            if self._stopped.is_set():
+                return
         snapshot = Snapshot(self._options.config)
         try:
-            self._require_place(pending)
+            self._take_off(pending, is_whole=is_whole)
             total = sum(self._relations[name].estimate for name in pending)
             done = 0
             for name in pending:
@@ -152,11 +161,35 @@ class MysqlCapture:
         finally:
             snapshot.close()
 
-    def _require_place(self, pending: Sequence[str]) -> None:
-        """A whole re-snapshot forgets a place that the server no longer has."""
-        if self._note is not None and set(pending) >= self._relations.keys():
-            self._note = None
+    def _require_place(self, timeout_s: float) -> Iterator[Batch]:
+        """Tables that are read beside others are of no use where the others can't go on.
+
+        BinlogPurged before a row is read, so that whoever asks for one table after the other has asked for all in the
+        end.
+        """
+        stream = self._open_stream()
+        try:
+            while not self._stopped.is_set() and not stream.goes_on(timeout_s):
+                yield self._batch([])
+        finally:
+            self._end_stream()
             self._place = None
+
+    def _take_off(self, pending: Sequence[str], *, is_whole: bool) -> None:
+        """Tables are off the note before their first row is read: an interrupted snapshot begins again.
+
+        Where all are read again the place goes too: the server may no longer have it.
+        """
+        if self._note is None:
+            return
+        if is_whole:
+            self._options.notes.forget()
+            self._note = self._place = None
+            return
+        kept = {name: generation for name, generation in self._note.tables.items() if name not in pending}
+        if kept != self._note.tables:
+            self._note = Note(place=self._note.place, tables=kept)
+            self._options.notes.write(self._note)
 
     def _read_table(self, name: str, snapshot: Snapshot) -> Iterator[tuple[list[Change], tuple[tuple[str, int], ...]]]:
         relation = self._relations[name]

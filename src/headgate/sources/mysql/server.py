@@ -12,6 +12,7 @@ from pymysql.converters import encoders
 from pymysql.cursors import Cursor
 
 from headgate.errors import BinlogPurged, HeadgateError, SourceBusy, SourceError, SourceNotReady, Unavailable
+from headgate.sources._lost import READ_AGAIN
 from headgate.sources.mysql.config import Config
 
 Connection: TypeAlias = "_Connection[Cursor]"  # generic in the stubs alone
@@ -81,8 +82,8 @@ def error_of(error: pymysql.MySQLError, server: str) -> HeadgateError:
         )
     if code in _PURGED:
         return BinlogPurged(
-            f"{server} no longer has the binary log that capture must go on from: ask for a re-snapshot of all "
-            "tables, and keep binary logs for longer"
+            f"{server} no longer has the binary log that capture must go on from: keep binary logs for longer, and "
+            + READ_AGAIN
         )
     if code in _LOST or code in _PASSING or isinstance(error, pymysql.InterfaceError):
         return Unavailable(f"{server} does not answer: see whether it runs and can be reached")
@@ -145,7 +146,7 @@ def another(server: str) -> BinlogPurged:
     """What to raise where a server's binary log is not the one that was read before."""
     return BinlogPurged(
         f"{server} is another server than before, or its binary log was begun anew, and nothing shows that it holds "
-        "all that was read: ask for a re-snapshot of all tables"
+        "all that was read: see which server it is, and " + READ_AGAIN
     )
 
 

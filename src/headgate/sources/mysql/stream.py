@@ -94,6 +94,7 @@ class Stream:
         self._is_mariadb = is_mariadb
         self._steps: queue.Queue[Step | HeadgateError] = queue.Queue(_QUEUED)
         self._ended = threading.Event()
+        self._answered = threading.Event()
         where: dict[str, Any] = {"log_file": place.file, "log_pos": place.position, "resume_stream": True}
         shown = place.last if by_gtid else None
         if by_gtid:
@@ -112,6 +113,17 @@ class Stream:
         self._reading = _Reading(self._server, place, is_mariadb, shown)
         self._thread = threading.Thread(target=self._run, name="headgate-binlog", daemon=True)
         self._thread.start()
+
+    def goes_on(self, timeout_s: float) -> bool:
+        """Whether the server has shown in time that it goes on from the place. Raises what ended the stream instead.
+
+        To be asked before the first step is taken.
+        """
+        if not self._answered.wait(timeout_s):
+            return False
+        if not self._reading.is_on:
+            self.take(timeout_s)
+        return True
 
     def take(self, timeout_s: float) -> Step | None:
         """The next step, or None when none came in time. Raises what ended the stream."""
@@ -134,7 +146,10 @@ class Stream:
                 event = self._reader.fetchone()
                 if event is None:
                     raise _StreamEnded
-                for step in self._reading.steps(event, self._reader.log_file, int(self._reader.log_pos or 0)):
+                steps = self._reading.steps(event, self._reader.log_file, int(self._reader.log_pos or 0))
+                if self._reading.is_on:
+                    self._answered.set()
+                for step in steps:
                     self._put(step)
         except pymysql.MySQLError as error:
             self._put(error_of(error, self._server))
@@ -145,6 +160,7 @@ class Stream:
             failure.__cause__ = error
             self._put(failure)
         finally:
+            self._answered.set()
             self._reader.close()
 
     def _put(self, step: Step | HeadgateError) -> None:
@@ -169,6 +185,8 @@ class _Reading:
         self._gtids = Gtids(place.gtids, is_mariadb, place.last)
         self._shown = shown
         """What the server has to show before anything that it tells counts."""
+        self.is_on = False
+        """Whether what it tells is what follows the place."""
 
     def steps(self, event: Any, file: str, position: int) -> list[Step]:
         """What one event means. `file` and `position` are where the stream stands after it."""
@@ -178,6 +196,7 @@ class _Reading:
         if isinstance(event, FormatDescriptionEvent):
             self._begin_file(int(event.timestamp))
             return []
+        self.is_on = self._shown is None
         if isinstance(event, GtidEvent | MariadbGtidEvent):
             self._begin(event)
             return []

@@ -17,6 +17,7 @@ from psycopg.pq.abc import PGresult
 from headgate.connections.postgres import Connection
 from headgate.errors import PublicationMissing
 from headgate.model.change import Sequence
+from headgate.sources._lost import READ_AGAIN
 from headgate.sources.base import Head
 from headgate.sources.postgres.lsn import parse_lsn
 from headgate.sources.postgres.stream import finish_results, result_of
@@ -28,8 +29,8 @@ _UNSYNCED_MS = 3_000
 """Asynchronous commits are flushed within three times `wal_writer_delay`, which is seldom changed from 200 ms."""
 
 PUBLICATION_GONE = (
-    "the publication {publication} is gone, so that the source sends nothing: ask for a re-snapshot of all tables, "
-    "or run `headgate detach` and start again"
+    "the publication {publication} is gone, so that the source sends nothing: run `headgate detach` and start again, "
+    "or " + READ_AGAIN
 )
 
 

@@ -18,6 +18,7 @@ import psycopg
 
 from headgate.connections.postgres import OLDEST_VERSION, Connection
 from headgate.errors import PublicationMissing, SlotMissing, SourceBusy, SourceNotReady
+from headgate.sources._lost import unasked
 from headgate.sources.postgres.heads import PUBLICATION_GONE
 from headgate.sources.postgres.publication import (
     Note,
@@ -105,10 +106,11 @@ def set_up(
     published = read_publication(connection, names.publication)
     slot = read_slot(connection, names.slot)
     if published is None and slot is not None and not tables <= set(resnapshot):
-        raise PublicationMissing(PUBLICATION_GONE.format(publication=names.publication))
+        left = unasked(tables - set(resnapshot))
+        raise PublicationMissing(PUBLICATION_GONE.format(publication=names.publication) + left)
     finished = _finished(published, tables) - set(resnapshot)
     if finished and (slot is None or slot.lost):
-        raise SlotMissing(SLOT_GONE.format(slot=names.slot))
+        raise SlotMissing(SLOT_GONE.format(slot=names.slot) + unasked(finished))
     if slot is not None and not finished:
         drop_slot(connection, slot)
     pending = tuple(sorted(tables - finished))

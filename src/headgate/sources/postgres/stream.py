@@ -14,6 +14,7 @@ from psycopg.pq.abc import PGconn, PGresult
 
 from headgate.connections.postgres import Connection, connect, error_of
 from headgate.errors import HeadgateError, SlotMissing, Unavailable
+from headgate.sources._lost import READ_AGAIN
 from headgate.sources.postgres.lsn import parse_lsn
 from headgate.sources.postgres.pgoutput import POSTGRES_EPOCH_MS
 from headgate.sources.postgres.values import SESSION
@@ -27,8 +28,8 @@ DATA = 119  # w
 KEEPALIVE = 107  # k
 
 SLOT_GONE = (
-    "the replication slot {slot} is gone or no longer holds its changes, so that some are lost to us: ask for a "
-    "re-snapshot of all tables, or run `headgate detach` and start again"
+    "the replication slot {slot} is gone or no longer holds its changes, so that some are lost to us: run "
+    "`headgate detach` and start again, or " + READ_AGAIN
 )
 
 
