@@ -26,7 +26,8 @@ _TURNS = 12
 """So many turns of the event loop an event waits for others at most: a write costs what a score more events do."""
 _EMPTY_TURNS = 2
 """How many of them may bring nothing."""
-_ENOUGH = 64
+_ENOUGH = 32
+"""With so many nobody waits for more: while they are written, others come."""
 _LOCK_WITHIN_S = 5.0
 _CHECKPOINT_AFTER_S = 60.0
 _QUICK_S = 0.002
@@ -157,6 +158,8 @@ class Outbox:
             is_first = len(waiting) == 1 or waiting[0].loop is not loop
         if is_first:  # with others before it, the thread is told in a moment, and takes all there are
             loop.call_soon(self._gather, loop, 0, _EMPTY_TURNS, _TURNS)
+        elif len(waiting) == _ENOUGH:
+            self._hand_over()
 
     def _write_alone(self, one: _Waiting) -> bool:
         """Whether it could be done here and now: not while others wait, or the thread writes."""
@@ -178,6 +181,10 @@ class Outbox:
         if turns and empty >= 0 and found < _ENOUGH:
             loop.call_soon(self._gather, loop, found, empty, turns - 1)
             return
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Tells the thread."""
         with self._changed:
             self._is_ready = bool(self._waiting)  # the thread may have taken them with others'
             self._changed.notify()
