@@ -52,7 +52,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
                                         "/connections/", "/access/view.py", "/access/window.py", "/access/paging.py",
                                         "/model/")),
     ("mask", ("/access/sight.py", "/access/lens.py", "/access/masks.py", "/access/treatments.py", "/access/parts.py")),
-    ("event: made, handed over", ("/audit/", "/server/record.py")),
+    ("event: made, handed over", ("/audit/", "/server/record.py", "/server/opened.py")),
     ("the tool and its answer", ("/server/wire.py", "/server/answers.py", "/server/gate.py", "/server/acts.py",
                                  "/server/express", "/tools/")),
     ("the SDK", ("/mcp/", "/mcp_types/", "/pydantic/", "/anyio/", "/sse_starlette/")),

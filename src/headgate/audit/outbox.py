@@ -23,10 +23,11 @@ CHECKPOINT_EVERY = 1_000
 
 _AT_MOST = 4_096
 _TURNS = 12
-"""So many turns of the event loop an event waits for others at most: a transaction costs what ten more events do."""
+"""So many turns of the event loop an event waits for others at most: a write costs what a score more events do."""
 _EMPTY_TURNS = 2
 """How many of them may bring nothing."""
-_ENOUGH = 64
+_ENOUGH = 32
+"""With so many nobody waits for more: while they are written, others come."""
 _LOCK_WITHIN_S = 5.0
 _CHECKPOINT_AFTER_S = 60.0
 _QUICK_S = 0.002
@@ -46,10 +47,10 @@ class _Waiting(msgspec.Struct, gc=False):
 
 
 class Outbox:
-    """This process's outbox: the file `<folder>/<writer>.db`, locked for as long as the process lives.
+    """This process's outbox: the folder `<folder>/<writer>.events`, locked for as long as the process lives.
 
     Events get the numbers 1, 2, 3 … in the order of `append`, without gaps, and each is a link of the writer's
-    chain. One thread writes: it takes all events that wait and commits them in one transaction with one sync, so
+    chain. One thread writes: it takes all events that wait and writes them in one step with one sync, so
     that many calls share it; an event that comes alone is written by whoever brings it. Whatever is appended stays
     until it is published and older than the publisher's retention. A checkpoint follows each thousand events, the
     last ones within a minute, and the very last one.
@@ -65,9 +66,9 @@ class Outbox:
         max_bytes: int = 0,
         serves_when_full: bool = False,
     ) -> None:
-        """Opens or makes the file. OutboxError when it can't be used, or another process is that writer.
+        """Opens or makes it. OutboxError when it can't be used, or another process is that writer.
 
-        Without `checkpoints` none are made. The file takes `max_bytes` at most, unless that is 0.
+        Without `checkpoints` none are made. It takes `max_bytes` at most, unless that is 0.
         `serves_when_full` lets calls be answered that there is no room to record.
         """
         self.writer = writer
@@ -157,6 +158,8 @@ class Outbox:
             is_first = len(waiting) == 1 or waiting[0].loop is not loop
         if is_first:  # with others before it, the thread is told in a moment, and takes all there are
             loop.call_soon(self._gather, loop, 0, _EMPTY_TURNS, _TURNS)
+        elif len(waiting) == _ENOUGH:
+            self._hand_over()
 
     def _write_alone(self, one: _Waiting) -> bool:
         """Whether it could be done here and now: not while others wait, or the thread writes."""
@@ -172,12 +175,16 @@ class Outbox:
         return True
 
     def _gather(self, loop: asyncio.AbstractEventLoop, known: int, empty: int, turns: int) -> None:
-        """Tells the thread once the loop's turns bring no more: one transaction is for all that they have brought."""
+        """Tells the thread once the loop's turns bring no more: one write is for all that they have brought."""
         found = len(self._waiting)
         empty -= found <= known
         if turns and empty >= 0 and found < _ENOUGH:
             loop.call_soon(self._gather, loop, found, empty, turns - 1)
             return
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Tells the thread."""
         with self._changed:
             self._is_ready = bool(self._waiting)  # the thread may have taken them with others'
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""One writer's file of events: what is in it, what of it is published, and whether its writer lives."""
+"""One writer's outbox on the disk: what is in it, what of it is published, and whether its writer lives."""
 
 from __future__ import annotations
 
@@ -6,42 +6,43 @@ import errno
 import fcntl
 import os
 import re
-import sqlite3
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
-from itertools import chain
+from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
 from headgate.audit.chain import Chain, Linked
-from headgate.connections._wal import turn_to_wal
+from headgate.audit.outbox_line import event_in, line_of
+from headgate.audit.progress import Progress, read_progress, write_progress
+from headgate.audit.segment import (
+    ROOM,
+    Appending,
+    Segment,
+    count_lines,
+    end_of,
+    is_end_of_line,
+    lines,
+    name_of,
+    segments_of,
+    sync_folder,
+)  # fmt: skip
 from headgate.errors import OutboxError, OutboxFull
 
 RESERVE = 16 * 1024 * 1024
 """What is left free on the disk: without it nothing could be noted as published, nor removed to make room."""
 
-_BUSY_S = 5.0
-_PAGE_BYTES = 8_192
-"""Of a new file: an event takes a kilobyte or two, so that pages of half the size would be a third empty."""
-# What SQLite makes of a failed write, and of a shared memory file that can't grow.
-_NO_ROOM = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+_SEGMENT_BYTES = 8 * 1024 * 1024
+"""A segment goes when all of its events may."""
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_SUFFIX = ".db"
+_SUFFIX = ".events"
+_PLACES = 64
+"""Whoever publishes has a few stretches under way."""
 _BYTES_AT_ONCE = 8 * 1024 * 1024
-_AT_ONCE = 64
-"""How many events one statement adds. Each gives the interpreter away once, and gets it back late from a busy loop."""
 _FULL = "there is no room for events of calls: free some on the disk of the data folder, or raise audit.outbox_max_gb"
-_SCHEMA = """
-create table if not exists event (
-    seq integer primary key, id text not null, time_ms integer not null,
-    previous blob not null, link blob not null, body blob not null
-);
-create table if not exists progress (one integer primary key check (one = 1), published integer not null);
-create table if not exists withheld (seq integer primary key);
-insert or ignore into progress values (1, 0);
-"""
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,62 +58,122 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
         return min(1.0, self.used / self.most) if self.most else 1.0
 
 
-class OutboxFile:
-    """One connection to a writer's file. Any number may be open, in any processes; one thread uses each.
+_Place: TypeAlias = tuple[int, int]
+"""The first number of a segment, and an offset there."""
 
-    All methods raise OutboxError when the file can't be used.
+
+class OutboxFile:
+    """A writer's events: segments in a folder of their own. Any number may be open, in any processes; one thread uses
+    each.
+
+    All methods raise OutboxError when the files can't be used.
     """
 
     def __init__(self, folder: Path, writer: str, *, own: bool = False, max_bytes: int = 0) -> None:
-        """Opens the file: the writer itself (`own`) makes it when it is missing, and waits for the disk.
+        """Opens it: the writer itself (`own`) makes it when it is missing, and appends to it.
 
         For others it must exist, and a power cut may take back their newest `mark_published`, so that events
         are published twice, which their numbers tell. Beyond `max_bytes`, unless it is 0, `add` is refused.
         """
         self.writer = writer
-        self._file = file_of(folder, writer)
+        self._folder = file_of(folder, writer)
         self._max_bytes = max_bytes
+        self._segment_bytes = min(_SEGMENT_BYTES, max_bytes // 16) if max_bytes else _SEGMENT_BYTES
+        self._places: dict[int, _Place] = {}
+        """Where the event behind a number begins, of the last numbers that were read."""
+        self._appending: Appending | None = None
+        self._closed_bytes = 0
         with _wrapped():
-            self._connection = _open(self._file, own=own)
-            self._page = int(self._connection.execute("pragma page_size").fetchone()[0])
-            if max_bytes:
-                self._connection.execute(f"pragma max_page_count = {max(1, max_bytes // self._page)}")
+            if own:
+                self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._go_on()
+            elif not self._folder.is_dir():
+                raise OutboxError("this outbox is gone, or is none: what it had is published, or look at its folder")
+
+    # --- its writer's -----------------------------------------------------------------------------
 
     def end(self) -> Chain:
-        """The end of the chain, to which the next event is added. The newest event always stays in the file."""
-        with _wrapped():
-            row = self._connection.execute("select seq, link from event order by seq desc limit 1").fetchone()
-        return Chain(self.writer, *row) if row else Chain(self.writer)
+        """The end of the chain, to which the next event is added. The newest event always stays."""
+        last = self.last()
+        for event in self.events(last - 1, 1) if last else ():
+            return Chain(self.writer, event.seq, event.link)
+        return Chain(self.writer, last)
 
     def add(self, events: Sequence[Linked], time_ms: int) -> None:
-        """Writes all the events in one transaction, or none. OutboxFull when there is no room for them."""
+        """Returns once all the events are on the disk. OutboxFull when there is no room for them.
+
+        After an error none of them is there. The numbers go on from those of the newest event.
+        """
         if not events:
             return
-        if len(events) <= _AT_ONCE:  # one statement is a transaction of its own
-            with _wrapped():
-                self._insert(events, time_ms)
-            return
-        with self._writing():
-            for start in range(0, len(events), _AT_ONCE):
-                self._insert(events[start : start + _AT_ONCE], time_ms)
+        data = b"".join([line_of(event) for event in events])
+        with _wrapped():
+            self._appending_for(len(data), events[0].seq, time_ms).append(data)
 
-    def _insert(self, events: Sequence[Linked], time_ms: int) -> None:
-        rows = ((each.seq, each.id, time_ms, each.previous, each.link, each.body) for each in events)
-        self._connection.execute(_insertion(len(events)), [*chain.from_iterable(rows)])
+    def require_room(self) -> None:
+        """OutboxFull when the disk has less free than `RESERVE`. Costs microseconds."""
+        spare = self._appending.spare if self._appending is not None else 0
+        if self._free() + spare < RESERVE:
+            raise OutboxFull(_FULL)
+
+    def _go_on(self) -> None:
+        """Behind the newest event; segments without any are of a writer that was killed, or had no room."""
+        segments = segments_of(self._folder)
+        while segments and not self._appending:
+            newest = segments.pop()
+            offset = end_of(newest)
+            if offset:
+                self._appending = Appending(newest, offset, room=self._room_bytes)
+            else:
+                newest.path.unlink()
+        self._closed_bytes = _bytes_of(segments)
+
+    def _appending_for(self, size: int, seq: int, time_ms: int) -> Appending:
+        """The segment that takes so many bytes more: a new one, where the newest is large enough."""
+        appending = self._appending
+        if self._max_bytes and self._used() + size > self._max_bytes:
+            self._closed_bytes = _bytes_of(self._segments_before(appending))  # of which some may be pruned by now
+            if self._used() + size > self._max_bytes:
+                raise OutboxFull(_FULL)
+        if appending is None or (appending.offset and appending.offset + size > self._segment_bytes):
+            appending = self._next_segment(seq, time_ms)
+        return appending
+
+    def _next_segment(self, seq: int, time_ms: int) -> Appending:
+        path = self._folder / name_of(seq, time_ms)
+        appending = Appending(Segment(path, seq, time_ms), room=self._room_bytes)
+        sync_folder(self._folder)
+        if self._appending is not None:
+            self._appending.close()
+        self._appending = appending
+        self._closed_bytes = _bytes_of(self._segments_before(appending))
+        return appending
+
+    def _segments_before(self, appending: Appending | None) -> list[Segment]:
+        return [each for each in segments_of(self._folder) if appending is None or each.first < appending.segment.first]
+
+    @property
+    def _room_bytes(self) -> int:
+        return min(ROOM, self._segment_bytes)
+
+    # --- whoever reads it ---------------------------------------------------------------------------
 
     def events(self, after: int, limit: int, max_bytes: int = _BYTES_AT_ONCE) -> list[Linked]:
-        """The events that come next, in order: `limit` of them, and no more than about `max_bytes`, but one."""
+        """The events that come next, in order: `limit` of them, and no more than about `max_bytes`, but one.
+
+        Their numbers are by their places, from that in their segment's name on. Of one that was touched since it was
+        written, the line is the body, and it has no links.
+        """
         found: list[Linked] = []
         with _wrapped():
-            rows = self._connection.execute(
-                "select seq, id, previous, link, body from event where seq > ? order by seq limit ?", (after, limit)
-            )
-            for row in rows:
-                found.append(Linked(*row))
-                max_bytes -= len(found[-1].body)
-                if max_bytes <= 0:
+            for seq, line, place in self._walk(after):
+                found.append(event_in(line, seq))
+                newest = (seq, place)
+                max_bytes -= len(line)
+                if len(found) >= limit or max_bytes <= 0:
                     break
-            rows.close()
+        if found:
+            self._remember(*newest)
         return found
 
     def unpublished(self, limit: int) -> list[Linked]:
@@ -121,7 +182,7 @@ class OutboxFile:
 
     def published(self) -> int:
         """Up to which number everything is known to be on the log."""
-        return self._number("select published from progress")
+        return self._progress().published
 
     def backlog(self) -> int:
         """How many events are not known to be published."""
@@ -129,99 +190,135 @@ class OutboxFile:
 
     def last(self) -> int:
         """The newest event's number; 0 when there is none."""
-        return self._number("select coalesce(max(seq), 0) from event")
+        with _wrapped():
+            for segment in reversed(segments_of(self._folder)):
+                seq, offset = self._newest_known_in(segment)
+                seq += count_lines(segment, offset)
+                if seq >= segment.first:
+                    return seq
+        return 0
 
     def count(self) -> int:
-        """How many events it holds. Reads an index of all of them."""
-        return self._number("select count(*) from event")
+        """How many events it holds. Reads its newest segment."""
+        last = self.last()
+        with _wrapped():
+            segments = segments_of(self._folder)
+        return last - segments[0].first + 1 if last and segments else 0
 
     def mark_published(self, upto: int) -> None:
         """Notes that everything up to this number is durable on the log. Never goes back."""
-        with self._writing() as connection:
-            connection.execute("update progress set published = max(published, ?)", (upto,))
+        progress = self._progress()
+        if upto > progress.published:
+            self._note(msgspec.structs.replace(progress, published=upto, place=self._places.get(upto)))
 
     def withhold(self, seq: int) -> None:
         """Notes that the log does not take this event: its digest is published in its place, and it stays here."""
-        with self._writing() as connection:
-            connection.execute("insert or ignore into withheld values (?)", (seq,))
+        progress = self._progress()
+        if seq not in progress.withheld:
+            self._note(msgspec.structs.replace(progress, withheld=(*progress.withheld, seq)))
 
     def withheld(self) -> frozenset[int]:
         """The events of which the log has the digest alone."""
-        with _wrapped():
-            return frozenset(seq for (seq,) in self._connection.execute("select seq from withheld"))
+        return frozenset(self._progress().withheld)
 
     def prune(self, *, before_ms: int, keep: int, limit: int = 1_000) -> int:
-        """Removes up to `limit` of the oldest events that are published.
+        """Removes up to `limit` of the oldest segments, of which all events are published.
 
-        Those that are older than `before_ms` or beyond the newest `keep`, and from the oldest on without gaps.
-        The newest of all stays, as the end of the chain. Answers how many were removed. The file keeps its
-        size, and fills the room again.
+        Those whose events are all older than `before_ms` or beyond the newest `keep`, and from the oldest on without
+        gaps. The newest one stays, with the end of the chain. Answers how many events were removed.
         """
-        with self._writing() as connection:
-            published, last = self.published(), self.last()
-            upto = 0
-            oldest = connection.execute("select seq, time_ms from event order by seq limit ?", (limit,))
-            for seq, time_ms in oldest:
-                if seq > published or seq == last or (time_ms >= before_ms and seq > published - keep):
+        published, removed = self.published(), 0
+        with _wrapped():
+            for segment, following in list(pairwise(segments_of(self._folder)))[:limit]:
+                last = following.first - 1
+                if last > published or (following.time_ms > before_ms and last > published - keep):
                     break
-                upto = seq
-            oldest.close()
-            connection.execute("delete from withheld where seq <= ?", (upto,))
-            return connection.execute("delete from event where seq <= ?", (upto,)).rowcount
-
-    def require_room(self) -> None:
-        """OutboxFull when disk and file together have less free than `RESERVE`. Costs microseconds."""
-        if self._free() < RESERVE and self._free() + self._number("pragma freelist_count") * self._page < RESERVE:
-            raise OutboxFull(_FULL)
+                segment.path.unlink(missing_ok=True)
+                removed += following.first - segment.first
+                self._forget_withheld(last)
+        return removed
 
     def room(self) -> Room:
-        """How full it is. Costs microseconds."""
-        pages = self._number("pragma page_count") - self._number("pragma freelist_count")
-        used = pages * self._page
+        """How full it is. Costs microseconds to its writer; others read its newest segment."""
+        with _wrapped():
+            used = self._used() if self._appending is not None else self._used_by_others()
         most = used + max(0, self._free() - RESERVE)
         return Room(used=used, most=min(self._max_bytes or most, most))
 
-    def _free(self) -> int:
-        with _wrapped():
-            disk = os.statvfs(self._file.parent)
-        return disk.f_bavail * disk.f_frsize
-
     def close(self) -> None:
         """Lets go. Never raises."""
-        try:
-            self._connection.close()
-        except sqlite3.Error:
-            pass  # what was committed stays
+        if self._appending is not None:
+            self._appending.close()
+            self._appending = None
 
     def remove(self) -> None:
-        """Closes and deletes the file, for whoever holds its lock and has published all of it."""
+        """Closes and deletes all of it, for whoever holds its lock and has published all of it."""
         self.close()
-        for suffix in ("", "-wal", "-shm"):
-            self._file.with_name(self._file.name + suffix).unlink(missing_ok=True)
-
-    def _number(self, query: str) -> int:
         with _wrapped():
-            found: int = self._connection.execute(query).fetchone()[0]
-        return found
+            shutil.rmtree(self._folder)
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connection
+    # --- its small parts ----------------------------------------------------------------------------
+
+    def _walk(self, after: int) -> Iterator[tuple[int, bytes, _Place]]:
+        """Each event's number, its line, and the place behind it."""
+        segments = segments_of(self._folder)
+        begun = max((number for number, each in enumerate(segments) if each.first <= after + 1), default=0)
+        for segment in segments[begun:]:
+            seq, offset = self._known_in(segment, after)
+            for line, end in lines(segment, offset):
+                seq += 1
+                if seq > after:
+                    yield seq, line, (segment.first, end)
+
+    def _known_in(self, segment: Segment, seq: int) -> tuple[int, int]:
+        """That number, and where the event behind it begins; the segment's beginning, where that is not known."""
+        place = self._places.get(seq)
+        if place is None and (progress := self._progress()).published == seq:
+            place = progress.place
+        if place is not None and place[0] == segment.first and is_end_of_line(segment, place[1]):
+            return seq, place[1]
+        return segment.first - 1, 0
+
+    def _newest_known_in(self, segment: Segment) -> tuple[int, int]:
+        known = [seq for seq, (first, _) in self._places.items() if first == segment.first]
+        return self._known_in(segment, max(known, default=self.published()))
+
+    def _remember(self, seq: int, place: _Place) -> None:
+        self._places[seq] = place
+        if len(self._places) > _PLACES:
+            del self._places[next(iter(self._places))]
+
+    def _used(self) -> int:
+        return self._closed_bytes + (self._appending.offset if self._appending is not None else 0)
+
+    def _used_by_others(self) -> int:
+        segments = segments_of(self._folder)
+        return _bytes_of(segments[:-1]) + sum(end_of(newest) for newest in segments[-1:])
+
+    def _forget_withheld(self, upto: int) -> None:
+        progress = self._progress()
+        kept = tuple(seq for seq in progress.withheld if seq > upto)
+        if kept != progress.withheld:
+            self._note(msgspec.structs.replace(progress, withheld=kept))
+
+    def _progress(self) -> Progress:
         with _wrapped():
-            connection.execute("begin immediate")
-            try:
-                yield connection
-                connection.execute("commit")
-            except BaseException:
-                if connection.in_transaction:  # some failures, such as a full disk, have rolled back already
-                    connection.execute("rollback")
-                raise
+            return read_progress(self._folder)
+
+    def _note(self, progress: Progress) -> None:
+        with _wrapped():
+            write_progress(self._folder, progress)
+
+    def _free(self) -> int:
+        with _wrapped():
+            disk = os.statvfs(self._folder.parent)
+        return disk.f_bavail * disk.f_frsize
 
 
 class FileLock:
     """A claim that ends with its process, however that ends.
 
-    It lies on a file of its own: closing any descriptor of a database file would drop SQLite's locks.
+    It lies on a file of its own, which outlives what it is for.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -262,7 +359,7 @@ def publishing_lock(folder: Path, writer: str) -> FileLock | None:
 
 
 def writers(folder: Path) -> list[str]:
-    """The writers that have a file in this folder, in the order of their names."""
+    """The writers that have an outbox in this folder, in the order of their names."""
     return sorted(file.name.removesuffix(_SUFFIX) for file in folder.glob(f"*{_SUFFIX}"))
 
 
@@ -273,11 +370,6 @@ def file_of(folder: Path, writer: str) -> Path:
     return folder / f"{writer}{_SUFFIX}"
 
 
-@cache
-def _insertion(many: int) -> str:
-    return f"insert into event values {', '.join(['(?, ?, ?, ?, ?, ?)'] * many)}"
-
-
 def _is_at(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -285,43 +377,23 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _open(file: Path, *, own: bool) -> sqlite3.Connection:
-    if own:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-    place = f"{file.absolute().as_uri()}?mode=rw"  # never makes the file anew that a publisher removed
-    connection = sqlite3.connect(place, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    connection.text_factory = _readable
+def _bytes_of(segments: Sequence[Segment]) -> int:
+    """Of closed ones; one that is pruned meanwhile has none."""
+    return sum(size for each in segments if (size := _size_of(each)))
+
+
+def _size_of(segment: Segment) -> int:
     try:
-        connection.execute(f"pragma synchronous = {'full' if own else 'normal'}")
-        connection.execute(f"pragma page_size = {_PAGE_BYTES}")
-        if own or not connection.execute("select count(*) from sqlite_master").fetchone()[0]:
-            turn_to_wal(connection)
-            connection.executescript(f"begin immediate; {_SCHEMA} commit;")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _readable(text: bytes) -> str:
-    """A text as it is, or nearly: a damaged one is its reader's to find, and no reason to read nothing."""
-    return text.decode(errors="replace")
+        return segment.path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager
 def _wrapped() -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
-        if _is_full(error):
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # of the disk, an owner's share, or a file's
             raise OutboxFull(_FULL) from error
         raise OutboxError("the outbox can't be written or read: look at its disk's space and permissions") from error
-
-
-def _is_full(error: sqlite3.Error | OSError) -> bool:
-    """Whether the disk has no room, or the file's bound or the process's limit of a file's size is reached."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    code = getattr(error, "sqlite_errorcode", 0)  # https://sqlite.org/rescode.html
-    return code == sqlite3.SQLITE_FULL or code in _NO_ROOM

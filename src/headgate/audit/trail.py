@@ -10,10 +10,10 @@ from typing import TypeAlias
 import msgspec
 
 from headgate.audit.event import CONTENT_TYPE
-from headgate.audit.outbox_file import OutboxFile, writers
+from headgate.audit.outbox_file import OutboxFile, file_of, writers
 from headgate.audit.publisher import CALLS_TOPIC, LINK_HEADER, PREVIOUS_HEADER, SEQ_HEADER, WRITER_HEADER
 from headgate.audit.verify import Entry
-from headgate.errors import RecordDamaged, Unavailable
+from headgate.errors import OutboxError, RecordDamaged, Unavailable
 from headgate.log.base import Log, Logged
 from headgate.model.position import Partition
 
@@ -59,9 +59,9 @@ def nobody(done: int, total: int) -> None:
 def outbox_trail(folder: Path, *, unpublished: bool = False, progress: Progress = nobody) -> Iterator[Taken]:
     """The events of every outbox of a folder, writer by writer; `unpublished` ones alone where that is asked.
 
-    OutboxError when a file can't be read. One that is published and removed meanwhile is left out.
+    OutboxError when one can't be read. One that is published and removed meanwhile is left out.
     """
-    files = [OutboxFile(folder, writer) for writer in writers(folder)]
+    files = [file for writer in writers(folder) if (file := _opened(folder, writer))]
     try:
         starts = [file.published() if unpublished else 0 for file in files]
         ends = [file.last() for file in files]
@@ -77,6 +77,15 @@ def outbox_trail(folder: Path, *, unpublished: bool = False, progress: Progress 
             file.close()
 
 
+def _opened(folder: Path, writer: str) -> OutboxFile | None:
+    try:
+        return OutboxFile(folder, writer)
+    except OutboxError:
+        if file_of(folder, writer).exists():
+            raise
+        return None
+
+
 def _of_file(file: OutboxFile, after: int, end: int) -> Iterator[Taken]:
     while after < end and (events := file.events(after, _AT_ONCE)):
         for event in events:
@@ -86,7 +95,7 @@ def _of_file(file: OutboxFile, after: int, end: int) -> Iterator[Taken]:
                     raise ValueError("the id beside an event is not its own")
                 yield Entry(file.writer, event.seq, event.id, event.previous, event.link, event.body)
             except (TypeError, ValueError):
-                yield Foreign(f"the row {event.seq} of the outbox {file.writer} is no event of ours any more")
+                yield Foreign(f"the event {event.seq} of the outbox {file.writer} is no event of ours any more")
 
 
 # --- the log -------------------------------------------------------------------------------------

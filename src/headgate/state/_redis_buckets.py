@@ -12,7 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
-from headgate.connections._multiplexed import Multiplexed, Script, packed_command, replied, shared
+from headgate.connections._multiplexed import Multiplexed, Script, replied, shared
+from headgate.connections._wire import packed_command
 from headgate.connections.redis import Config
 from headgate.model.question import Question
 from headgate.state.base import Buckets, Taken

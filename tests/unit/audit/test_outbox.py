@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import signal
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -31,9 +30,9 @@ def outbox(tmp_path: Path) -> Iterator[Outbox]:
 
 
 def events(folder: Path, writer: str = "w-1") -> list[tuple[int, str, bytes]]:
-    """All events of a file: number, id and body."""
-    with closing(sqlite3.connect(file_of(folder, writer))) as database:
-        return database.execute("select seq, id, body from event order by seq").fetchall()
+    """All events of an outbox: number, id and body."""
+    with closing(OutboxFile(folder, writer)) as file:
+        return [(event.seq, event.id, event.body) for event in file.events(0, 1_000_000)]
 
 
 # --- appending -----------------------------------------------------------------------------------
@@ -108,13 +107,12 @@ async def test_on_a_slow_disk_lone_events_are_the_threads_too(
     assert [id for _, id, _ in events(tmp_path)] == ["slow", "0", "1", "after"]
 
 
-async def test_a_lone_event_that_can_not_be_written_is_told_so(outbox: Outbox, tmp_path: Path) -> None:
-    with closing(sqlite3.connect(file_of(tmp_path, "w-1"))) as database:
-        database.execute("drop table event")
-    told: list[OutboxError | None] = []
-    outbox.post(b"", "a", told.append, alone=True)
-    assert isinstance(told[0], OutboxError)
-    assert outbox.fault is not None
+async def test_a_lone_event_that_can_not_be_written_is_told_so(tmp_path: Path) -> None:
+    with closing(Outbox(tmp_path, "w-1", clock=lambda: 7, max_bytes=100)) as outbox:
+        told: list[OutboxError | None] = []
+        outbox.post(b"x" * 100, "a", told.append, alone=True)
+        assert isinstance(told[0], OutboxError)
+        assert outbox.fault is not None
 
 
 async def test_a_cancelled_append_is_written_all_the_same(outbox: Outbox, tmp_path: Path) -> None:
@@ -156,11 +154,11 @@ async def test_numbers_go_on_in_a_file_that_is_opened_again(tmp_path: Path) -> N
         await outbox.append(b"", "b")
     with closing(OutboxFile(tmp_path, "w-1")) as file:
         file.mark_published(2)
-        assert file.prune(before_ms=1, keep=100) == 1, "the newest one stays, for the next to be linked to"
+        assert file.prune(before_ms=1, keep=0) == 0, "the newest one stays, for the next to be linked to"
     with closing(Outbox(tmp_path, "w-1", clock=lambda: 0)) as outbox:
         await outbox.append(b"", "c")
         assert outbox.recorded == 1
-    assert events(tmp_path) == [(2, "b", b""), (3, "c", b"")]
+    assert [(seq, id) for seq, id, _ in events(tmp_path)] == [(1, "a"), (2, "b"), (3, "c")]
 
 
 def test_a_writer_that_lives_is_not_another(outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +171,7 @@ def test_a_writer_that_lives_is_not_another(outbox: Outbox, tmp_path: Path, monk
 def test_a_writers_name_stays_in_the_folder(tmp_path: Path, writer: str) -> None:
     with pytest.raises(OutboxError):
         Outbox(tmp_path / "outbox", writer, clock=lambda: 0)
-    assert not list(tmp_path.rglob("*.db"))
+    assert not list(tmp_path.rglob("*.events"))
 
 
 def test_a_file_that_is_no_outbox_is_refused_in_plain_words(tmp_path: Path) -> None:
@@ -186,8 +184,12 @@ def test_a_file_that_is_no_outbox_is_refused_in_plain_words(tmp_path: Path) -> N
     lock.release()
 
 
-def test_the_file_is_for_its_owner_alone(outbox: Outbox, tmp_path: Path) -> None:
-    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+async def test_it_is_for_its_owner_alone(outbox: Outbox, tmp_path: Path) -> None:
+    await outbox.append(b"", "a")
+    with closing(OutboxFile(tmp_path, "w-1")) as file:
+        file.withhold(1)
+    modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in tmp_path.rglob("*")}
+    assert modes == {(True, 0o700), (False, 0o600)}
 
 
 def test_new_writers_differ_and_have_a_name_that_a_file_can_have(tmp_path: Path) -> None:
@@ -283,7 +285,7 @@ def test_a_full_disk_refuses_each_call_until_there_is_room(tmp_path: Path) -> No
 # --- the file, as a publisher sees it ------------------------------------------------------------
 
 
-async def test_what_is_published_is_noted_and_pruned(outbox: Outbox, tmp_path: Path) -> None:
+async def test_what_is_published_is_noted(outbox: Outbox, tmp_path: Path) -> None:
     for name in "abcd":
         await outbox.append(b"", name)
     with closing(OutboxFile(tmp_path, "w-1")) as file:
@@ -292,13 +294,10 @@ async def test_what_is_published_is_noted_and_pruned(outbox: Outbox, tmp_path: P
         file.mark_published(3)
         file.mark_published(1)
         assert ([event.id for event in file.unpublished(9)], file.backlog()) == (["d"], 1)
-        assert file.prune(before_ms=7, keep=3) == 0
-        assert file.prune(before_ms=7, keep=2) == 1
-        assert file.prune(before_ms=8, keep=2, limit=1) == 1
-        assert file.prune(before_ms=8, keep=2) == 1
-        assert file.prune(before_ms=8, keep=0) == 0
-        assert file.last() == 4
-    assert [id for _, id, _ in events(tmp_path)] == ["d"]
+        file.withhold(2)
+        file.withhold(4)
+    with closing(OutboxFile(tmp_path, "w-1")) as file:
+        assert (file.published(), file.withheld(), file.last()) == (3, frozenset({2, 4}), 4)
 
 
 def test_a_file_that_was_removed_is_not_made_anew(tmp_path: Path) -> None:
@@ -308,7 +307,7 @@ def test_a_file_that_was_removed_is_not_made_anew(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_died_at_its_birth_has_no_events(tmp_path: Path) -> None:
-    file_of(tmp_path, "w-1").touch()
+    file_of(tmp_path, "w-1").mkdir()
     with closing(OutboxFile(tmp_path, "w-1")) as file:
         assert (file.unpublished(10), file.backlog()) == ([], 0)
 

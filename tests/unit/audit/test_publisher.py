@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from headgate.audit import outbox_file
 from headgate.audit.chain import Chain
 from headgate.audit.event import CONTENT_TYPE
 from headgate.audit.outbox import Outbox
@@ -148,7 +148,10 @@ def test_two_publishers_double_nothing(log: Log, folder: Path) -> None:
     assert len(found) == len(set(found)) == 500
 
 
-async def test_what_is_published_is_pruned_by_age_and_number(log: Log, folder: Path) -> None:
+async def test_what_is_published_is_pruned_by_age_and_number(
+    log: Log, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_file, "_SEGMENT_BYTES", 1)
     with closing(Outbox(folder, "w-1", clock=lambda: 900)) as outbox:
         for seq in range(1, 11):
             await outbox.append(f"w-1-{seq}".encode(), f"w-1-{seq}")
@@ -160,9 +163,8 @@ async def test_what_is_published_is_pruned_by_age_and_number(log: Log, folder: P
 
 
 def stored(folder: Path) -> int:
-    with closing(sqlite3.connect(file_of(folder, "w-1"))) as database:
-        found: int = database.execute("select count(*) from event").fetchone()[0]
-    return found
+    with closing(OutboxFile(folder, "w-1")) as file:
+        return file.count()
 
 
 def test_a_broken_file_holds_up_no_other(log: Log, folder: Path) -> None:

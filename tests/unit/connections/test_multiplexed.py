@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import redis
 import uvloop
 
+from headgate.connections import _wire
 from headgate.connections._multiplexed import Multiplexed
+from headgate.connections._wire import packed_command
 from headgate.connections.redis import Config
 from headgate.errors import Unavailable
 from headgate.stack import Valkey
-from tests.ways.deployment import until_async
+from tests.ways.deployment import until, until_async
 
 TIMEOUT_S = 0.5
 BUSY_S = 0.7
@@ -83,6 +89,88 @@ def test_a_loop_that_is_busy_while_it_connects_connects(loops: Loops, redis_url:
         return answer
 
     assert on(loops, asks()) == b"PONG"
+
+
+@BOTH
+def test_what_is_asked_alone_is_answered_before_the_loop_goes_on(
+    loops: Loops, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_wire, "_MOMENT_S", TIMEOUT_S)
+
+    async def asks() -> list[list[bytes]]:
+        connection = connection_to(redis_url)
+        await connection.ask("PING")
+        found = []
+        for number in range(3):
+            heard: list[bytes] = []
+            assert connection.post(packed_command(("ECHO", number)), heard.append)
+            await asyncio.sleep(0)  # it leaves at the end of this turn
+            found.append(heard)
+        await connection.close()
+        return found
+
+    assert on(loops, asks()) == [[b"%d" % number] for number in range(3)]
+
+
+@BOTH
+def test_what_takes_longer_than_a_moment_comes_by_the_loop(
+    loops: Loops, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_wire, "_MOMENT_S", 0.0)
+    monkeypatch.setattr(_wire, "_DEAF_FOR", 3)
+
+    async def asks() -> list[Any]:
+        connection = connection_to(redis_url)
+        answers = [await connection.ask("ECHO", number) for number in range(10)]
+        await connection.close()
+        return answers
+
+    assert on(loops, asks()) == [b"%d" % number for number in range(10)]
+
+
+@BOTH
+def test_a_connection_that_ends_while_it_is_listened_to_fails_what_is_asked(
+    loops: Loops, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_wire, "_MOMENT_S", TIMEOUT_S)
+
+    async def asks() -> list[Any]:
+        connection = connection_to(valkey.url())
+        killer = threading.Thread(target=kill_who_waits, args=[valkey.url(), await connection.ask("CLIENT", "ID")])
+        killer.start()
+        with pytest.raises(Unavailable):
+            await connection.ask("BLPOP", "nothing", 0)
+        killer.join()
+        answers = [await connection.ask("PING")]
+        await connection.close()
+        return answers
+
+    assert on(loops, asks()) == [b"PONG"]
+
+
+def kill_who_waits(url: str, ident: int) -> None:
+    """Ends that connection, once it waits for something."""
+    with contextlib.closing(redis.Redis.from_url(url)) as client:
+        until(lambda: any(int(each["id"]) == ident and each["cmd"] == "blpop" for each in client.client_list()))
+        client.client_kill_filter(_id=str(ident))
+
+
+def test_many_questions_of_one_turn_do_not_wait_for_its_end(redis_url: str) -> None:
+    async def asks() -> list[int]:
+        connection = connection_to(redis_url)
+        await connection.ask("PING")
+        heard: list[int] = []
+        key = uuid.uuid4().hex
+        for _ in range(100):
+            assert connection.post(packed_command(("INCR", key)), heard.append)
+        with contextlib.closing(redis.Redis.from_url(redis_url)) as other:
+            until(lambda: other.get(key))  # the loop has not gone on
+        assert not heard
+        await connection.ask("DEL", key)  # whose reply comes after all of theirs
+        await connection.close()
+        return heard
+
+    assert on(uvloop.new_event_loop, asks()) == list(range(1, 101))
 
 
 @BOTH

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from headgate.connections._multiplexed import Command, Script, packed_command, replied, shared
+from headgate.connections._multiplexed import Script, replied, shared
+from headgate.connections._wire import Command, packed_command
 from headgate.connections.redis import Config
 from headgate.model.entity import Entity
 from headgate.model.pipeline import DeadLetter
