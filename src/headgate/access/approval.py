@@ -77,6 +77,7 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True):
 
     wish: str
     id: str
+    asked_ms: int
     ends_ms: int
     may_wait: bool = True
     """False once it was seen to be decided against, or used."""
@@ -134,7 +135,7 @@ class Approvals:
             pipeline=asking.pipeline,
             rules=asking.rules,
             asked_by_call=asking.call,
-            asked_ms=self._clock(),
+            asked_ms=entry.asked_ms,
             ends_ms=entry.ends_ms,
         )
         await self._tell(ApprovalChange("asked", approval, asking.call))
@@ -259,9 +260,8 @@ class Approvals:
             if mine is not None and mine.ends_ms > now and await self._may_come_to_something(mine):
                 return mine
             others = await self._with_room([each for each in others if each.ends_ms > now])
-            entry = _Entry(
-                _name(wish), self._random_bytes(_ID_BYTES).hex(), now + round(self._limits.time_limit_s * 1000)
-            )
+            ends_ms = now + round(self._limits.time_limit_s * 1000)
+            entry = _Entry(_name(wish), self._random_bytes(_ID_BYTES).hex(), now, ends_ms)
             try:
                 await self._put_roll(wish.caller, [*others, entry], version)
                 return entry

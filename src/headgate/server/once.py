@@ -55,6 +55,9 @@ async def _act_on(claim: Claim, call: Call, act: Act) -> Result:
         except HeadgateError:
             await once.withdrawn(claim)  # whatever came of the approval, nothing was done
             raise
+        except BaseException:
+            await once.doubted(claim)
+            raise
         try:
             await intend(call)
             result = await act(call)
