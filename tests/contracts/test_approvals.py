@@ -38,7 +38,7 @@ class Place:
     def __init__(self, kind: Kind, state: State) -> None:
         self.later_ms = 0
         self.told: list[ApprovalChange] = []
-        self.fault: Exception | None = None
+        self.fault: BaseException | None = None
         self._kind = kind
         self.state = state
         self.approvals = Approvals(state, self.now_ms, LIMITS, self._tell)
