@@ -22,7 +22,7 @@ from headgate.config import load
 from headgate.failpoints import VARIABLE
 from headgate.telemetry import wall_clock_ms
 from tests.ways.asking import message_of
-from tests.ways.deployment import PROGRAM, ready, until
+from tests.ways.deployment import PATIENCE_S, PROGRAM, ready, until
 from tests.ways.replicas import ISSUERS, Replicas, Said, call, token
 from tests.ways.serving import Shop
 
@@ -86,7 +86,7 @@ def restarts(config: Path) -> int:
 
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *words], cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run([PROGRAM, *words], cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 # --- one server ------------------------------------------------------------------------------------
