@@ -47,6 +47,7 @@ from headgate.server.stdio import serve_stdio
 from headgate.serving.flowing import halves_of
 from headgate.serving.halves import Halves
 from headgate.serving.pipelines import connectors_of, info_of, naming
+from headgate.serving.policies import policy_of
 from headgate.serving.serve import Orders, beside_a_door, serve_http
 from headgate.sources.base import Feed, Source, Surroundings
 from headgate.state.base import Buckets, State
@@ -314,6 +315,7 @@ class App:
             reading=self.config.server.limits,
             tasks=self.config.tasks.settings(),
             recording=Recording(self.config.audit),
+            approval_limits=access.approvals,
             clock=self.clock,
             source=SOURCE,
             connectors=self.connectors,
@@ -334,12 +336,7 @@ class App:
     @cached_property
     def policy(self) -> Policy:
         """What decides: the policy's document, or the scopes alone. ConfigError when the document does not hold."""
-        file, key = self.config.policy, self.config.access.policy_key
-        if file is None or key is None:
-            return Policy()
-        from headgate.access.policy_file import ARCHIVE, open_policy
-
-        return open_policy(file, key.get_secret_value().encode(), self.config.data / ARCHIVE)
+        return policy_of(self.config)
 
     def adopt(self, config: Config) -> None:
         """From now on `rooms` are made by this config, over what is open already. ConfigError: all is as it was.

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from headgate import plugins
+from headgate.access.approval import ApprovalLimits
 from headgate.access.connectors import SEPARATOR
 from headgate.access.deadline import ReadingLimits
 from headgate.access.identity import IdentityConfig
@@ -46,6 +47,7 @@ class AccessConfig(IdentityConfig):
 
     policy: str | None = None
     """The policy's document, relative to the config. Without one, scopes are the whole policy."""
+    approvals: ApprovalLimits = ApprovalLimits()
     policy_key: SecretStr | None = Field(None, min_length=32)
     """What hashes of values and cursors are made with: the same for all servers of the same data."""
 

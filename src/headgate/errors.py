@@ -396,6 +396,50 @@ class OutcomeUnknown(CallError):
     code = "outcome_unknown"
 
 
+class ApprovalRequired(CallError):
+    """The call needs another person's yes, which is asked for. Nothing was done; call again later."""
+
+    code = "approval_required"
+
+    def __init__(self, message: str, *, retry_after_s: float, **details: Any) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, **details)
+        self.retry_after_s = retry_after_s
+
+
+class ApprovalDenied(CallError):
+    """A person has said no to this call. It can be asked for again once the approval's time is over."""
+
+    code = "approval_denied"
+
+
+class TooManyApprovals(CallError):
+    """The caller has as many approvals waiting as it may."""
+
+    code = "too_many_approvals"
+
+    def __init__(self, message: str, *, retry_after_s: float, **details: Any) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, **details)
+        self.retry_after_s = retry_after_s
+
+
+class UnknownApproval(CallError):
+    """No such approval for this caller."""
+
+    code = "unknown_approval"
+
+
+class ApprovalOver(CallError):
+    """There is nothing to decide any more: the approval was decided or used, its time is over, or its policy is."""
+
+    code = "approval_over"
+
+
+class OwnApproval(CallError):
+    """Whoever asked for an approval can't decide it."""
+
+    code = "own_approval"
+
+
 class OriginRefused(CallError):
     """The Host or Origin header is not one that this server is reached by (HTTP 421/403)."""
 

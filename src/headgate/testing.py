@@ -13,10 +13,12 @@ from typing import Any
 
 import msgspec
 
+from headgate.access.approval import ApprovalLimits, Approvals
 from headgate.access.deadline import ReadingTime
 from headgate.access.view import View
 from headgate.access.watching import Watching
 from headgate.errors import InvalidArguments, SnapshotPending, StateConflict, Unavailable, UnknownEntity
+from headgate.model.approval import ApprovalChange
 from headgate.model.caller import SCOPES, Caller, Grant
 from headgate.model.entity import Entity, Relation
 from headgate.model.pipeline import DeadLetter, PipelineInfo, Report, report_key
@@ -321,9 +323,15 @@ def view_of(
 ) -> View:
     """A view for a tool under test; of every scope unless a grant is given."""
     clock = clock or fixed_clock()
+    state = state or MemoryState(clock)
     return View(
-        reader, state or MemoryState(clock), pipelines, grant or grant_of(), clock, watching=watching, reading=reading
-    )
+        reader, state, pipelines, grant or grant_of(), clock, watching=watching, reading=reading,
+        approvals=Approvals(state, clock, ApprovalLimits(), _to_nobody),
+    )  # fmt: skip
+
+
+async def _to_nobody(_: ApprovalChange) -> None:
+    """There is no record to tell of an approval."""
 
 
 def _having(indexes: Indexes, rows: Sequence[Row], equals: Mapping[str, Any]) -> list[Row]:

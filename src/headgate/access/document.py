@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from headgate.access.conditions import Condition, parse_condition
 from headgate.errors import ConfigError
-from headgate.model.access import KINDS, TIME_STEPS, Kind, Treatment
+from headgate.model.access import KINDS, TIME_STEPS, Kind, Treatment, any_fits
 from headgate.model.caller import SCOPES, Method
 
 MAX_BYTES = 1 << 20
@@ -152,6 +161,30 @@ class Rule(_Block):
     tools: Texts = Field(min_length=1)
     entities: Entities = {}
     pipelines: Texts = []
+    approve: Texts = []
+    """Of its tools that change something, those whose calls need another person's yes."""
+
+    @field_validator("approve")
+    @classmethod
+    def _needs_approving(cls, patterns: list[str], info: ValidationInfo) -> list[str]:
+        """A name that is misspelled would let calls through that nobody has approved."""
+        changing = info.context
+        given = info.data.get("tools")
+        if changing is not None and given is not None:
+            for pattern in patterns:
+                _check_approved(pattern, tuple(given), changing)
+        return patterns
+
+
+def _check_approved(pattern: str, given: tuple[str, ...], changing: Collection[str]) -> None:
+    named = [tool for tool in changing if any_fits(tool, (pattern,))]
+    if not named:
+        raise ValueError(
+            f"{pattern} is no tool that changes something and could wait for a person's yes: leave it out, or choose "
+            f"from {', '.join(sorted(changing))}"
+        )
+    if not any(any_fits(tool, given) for tool in named):
+        raise ValueError(f"{pattern} is no tool that this rule gives: write it under tools too")
 
 
 class CallerBlock(_Block):
@@ -178,7 +211,8 @@ class Case(_Block):
     tool: str
     entity: str | None = None
     row: dict[str, Any] | None = None
-    expect: Literal["allowed", "denied"] | Expected
+    expect: Literal["allowed", "denied", "approval"] | Expected
+    """approval: given, once another person approves the call."""
 
     @model_validator(mode="after")
     def _fits(self) -> Case:
@@ -234,8 +268,11 @@ def version_of(text: str) -> str:
     return f"sha256:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}"
 
 
-def parse_document(text: str, shown: str = "policy") -> PolicyDocument:
-    """The document in a text. ConfigError names each mistake by `shown`, line, place and mend; it quotes no value."""
+def parse_document(text: str, shown: str = "policy", changing: Collection[str] | None = None) -> PolicyDocument:
+    """The document in a text. ConfigError names each mistake by `shown`, line, place and mend; it quotes no value.
+
+    `changing` are the tools that may need an approval; None: which they are is not looked at.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -249,7 +286,7 @@ def parse_document(text: str, shown: str = "policy") -> PolicyDocument:
     except (YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{shown}:1: is no YAML") from error
     try:
-        return PolicyDocument.model_validate(_plain(tree))
+        return PolicyDocument.model_validate(_plain(tree), context=changing)
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
         # Of `to`, which may be one word or a mapping, pydantic says what is wrong with either reading.

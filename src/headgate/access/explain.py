@@ -24,6 +24,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """Whether something is given, and what each rule has to do with it."""
 
     is_given: bool
+    needs_approval: bool = False
+    """Whether what is given waits for another person's yes, at each call."""
     verdict: str
     lines: Sequence[str]
     """One for each rule, in the document's order: its name, and why or why not."""
@@ -46,7 +48,7 @@ def caller_of(block: CallerBlock) -> Caller:
 def explain(rules: Rules, caller: Caller, tool: str, entity: str | None, known: Mapping[str, Entity]) -> Explanation:
     """What the rules give this caller of the entity by the tool; without an entity, of the tool alone."""
     by_rule = {each.rule: each for each in rules.given(caller)}
-    lines, giving = [], []
+    lines, giving, asking = [], [], []
     for rule in rules.document.rules:
         reason = _why_not(rules, rule, caller, tool, entity, known)
         if not reason:
@@ -55,12 +57,17 @@ def explain(rules: Rules, caller: Caller, tool: str, entity: str | None, known: 
             if entity is not None:
                 _, share = shares_of([by_rule[rule.name]], entity)[0]
                 reason = f"gives {_given(share, known.get(entity))}"
+        if rules.asks_for(rule, tool) and not rules.why_not(rule, caller):
+            asking.append(rule.name)
+            reason += "; asks for another person's approval"
         lines.append(f"{rule.name}: {reason}")
     if caller.method == "anonymous":
         lines, giving = _anonymously(rules, caller, tool, entity, known)
     what = f"{tool} of {entity}" if entity is not None else tool
     verdict = f"allowed: {what}, by {', '.join(giving)}" if giving else f"denied: no rule gives {what}"
-    return Explanation(is_given=bool(giving), verdict=verdict, lines=lines)
+    if giving and asking:
+        verdict = f"approval: {what}, by {', '.join(giving)}, once another person approves it ({', '.join(asking)})"
+    return Explanation(is_given=bool(giving), needs_approval=bool(giving and asking), verdict=verdict, lines=lines)
 
 
 def _why_not(
@@ -151,7 +158,9 @@ def _run_case(rules: Rules, case: Case, known: Mapping[str, Entity], key: bytes)
     caller = caller_of(case.caller)
     explanation = explain(rules, caller, case.tool, case.entity, known)
     said = explanation.verdict
-    found: Any = "allowed" if explanation.is_given else "denied"
+    found: Any = "denied"
+    if explanation.is_given:
+        found = "approval" if explanation.needs_approval else "allowed"
     if explanation.is_given and case.entity is not None and case.row is not None:
         found = _seen(rules, caller, case, known[case.entity], key)
         if found == "denied":

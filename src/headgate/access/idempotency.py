@@ -55,6 +55,7 @@ class Claim(NamedTuple):
     name: str
     version: int
     intent: Intent
+    key: str
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,10 +98,27 @@ class Once:
             raise _in_progress()
         return _judged(held, wanted, is_alive=pulse is None)
 
+    async def look(self, wanted: Wanted) -> First | None:
+        """As `claim`, of a call that does not mean to act: the first answer; None where nobody has the key."""
+        return await asyncio.to_thread(self._look, wanted)
+
+    def _look(self, wanted: Wanted) -> First | None:
+        name = _name(wanted)
+        held, pulse = self._state.get(_INTENT + name), self._state.get(_PULSE + name)
+        if held is not None and pulse is None:  # it may have ended between the two
+            held = self._state.get(_INTENT + name)
+        return None if held is None else _judged(held, wanted, is_alive=pulse is not None)
+
+    async def knows(self, wanted: Wanted) -> bool:
+        """Whether the key stands for a call, whatever came of it."""
+        return await asyncio.to_thread(self._state.get, _INTENT + _name(wanted)) is not None
+
     def _begin(self, name: str, wanted: Wanted) -> Claim:
         intent = Intent(tool=wanted.tool, arguments_sha256=wanted.arguments_sha256, call_id=wanted.call_id)
         try:
-            return Claim(name, self._state.put(_INTENT + name, _encode(intent), expect=0, ttl_ms=KEPT_MS), intent)
+            return Claim(
+                name, self._state.put(_INTENT + name, _encode(intent), expect=0, ttl_ms=KEPT_MS), intent, wanted.key
+            )
         except StateConflict as error:
             raise _in_progress() from error  # our pulse stopped meanwhile, and another one began
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,13 +37,16 @@ class Edition:
         """By the caller's own place in memory, which its credential keeps as long as it holds."""
 
     @classmethod
-    def of(cls, text: str, shown: str = "policy") -> Edition:
-        """The edition of a document's text. ConfigError names every mistake by `shown` and its line."""
+    def of(cls, text: str, shown: str = "policy", changing: Collection[str] | None = None) -> Edition:
+        """The edition of a document's text. ConfigError names every mistake by `shown` and its line.
+
+        `changing` are the tools that may need an approval; None: which they are is not looked at.
+        """
         # Imported here, so that a server without a document starts without its form.
         from headgate.access.document import parse_document, version_of
         from headgate.access.rules import Rules
 
-        return cls(version_of(text), Rules(parse_document(text, shown)))
+        return cls(version_of(text), Rules(parse_document(text, shown, changing), changing))
 
     def decide(self, caller: Caller) -> Grant:
         """The grant. Made once for each caller with the same scopes and claims that rules ask for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -43,10 +43,13 @@ async def nobody(change: PolicyChange) -> None:
     """Tells nobody of a change, which is in the process's log anyway."""
 
 
-def open_policy(file: Path, key: bytes, folder: Path) -> Policy:
-    """The policy of a document, archived. ConfigError when it does not hold: a server must not start without it."""
+def open_policy(file: Path, key: bytes, folder: Path, changing: Collection[str] | None = None) -> Policy:
+    """The policy of a document, archived. ConfigError when it does not hold: a server must not start without it.
+
+    `changing` are the tools that may need an approval.
+    """
     text = read_text(file)
-    edition = Edition.of(text, file.name)
+    edition = Edition.of(text, file.name, changing)
     archive(folder, edition.version, text)
     return Policy(edition, key)
 
@@ -54,12 +57,22 @@ def open_policy(file: Path, key: bytes, folder: Path) -> Policy:
 class PolicyFile:
     """Keeps a policy as its document says. For one event loop; files are read beside it."""
 
-    def __init__(self, policy: Policy, file: Path, archive: Path, entities: Entities, told: OnChange = nobody) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        file: Path,
+        archive: Path,
+        entities: Entities,
+        told: OnChange = nobody,
+        changing: Collection[str] | None = None,
+    ) -> None:
+        """`changing` are the tools that may need an approval."""
         self._policy = policy
         self._file = file
         self._archive = archive
         self._entities = entities
         self._told = told
+        self._changing = changing
         self._refused = ""
         self._looking = asyncio.Lock()
 
@@ -93,7 +106,7 @@ class PolicyFile:
                 self._refused = ""
             return False
         try:
-            edition = await asyncio.to_thread(Edition.of, text, self._file.name)
+            edition = await asyncio.to_thread(Edition.of, text, self._file.name, self._changing)
             await self._check(edition)
             await asyncio.to_thread(archive, self._archive, version, text)
         except ConfigError as error:
@@ -137,9 +150,9 @@ def read_text(file: Path) -> str:
     raise ConfigError(f"{file.name}: the policy is larger than {MAX_BYTES} bytes")
 
 
-def check_policy(file: Path) -> None:
+def check_policy(file: Path, changing: Collection[str]) -> None:
     """Returns if the document holds by itself. ConfigError names every mistake."""
-    Edition.of(read_text(file), file.name)
+    Edition.of(read_text(file), file.name, changing)
 
 
 def archive(folder: Path, version: str, text: str) -> None:

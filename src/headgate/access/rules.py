@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Any, Final
 
 from headgate.access.conditions import Condition, claim_of
 from headgate.access.document import EVERYONE, EntityBlock, PolicyDocument, Rule, TreatmentBlock, Who
-from headgate.model.access import HIDE, Allowed, Given, Share, Treatment
+from headgate.model.access import HIDE, Allowed, Given, Share, Treatment, any_fits
 from headgate.model.caller import Caller
 
 ANONYMISED: Final = "anonymised"
@@ -25,8 +25,10 @@ BUILT_IN_CLASSES: Final = {
 class Rules:
     """A document's rules, ready to be held against callers."""
 
-    def __init__(self, document: PolicyDocument) -> None:
+    def __init__(self, document: PolicyDocument, changing: Collection[str] | None = None) -> None:
+        """`changing` are the tools that may need an approval, where they are known."""
         self.document = document
+        self._changing = changing
         self._classes = _treatments(document.classes)
         self._roles = {name: role if isinstance(role, list) else [role] for name, role in document.roles.items()}
 
@@ -69,6 +71,11 @@ class Rules:
             return f"the caller has not the role {' or '.join(roles)}"
         return _why_unfit(rule.to, caller)
 
+    def asks_for(self, rule: Rule, tool: str) -> bool:
+        """Whether the rule gives the tool, and a call of it needs another person's yes."""
+        is_able = self._changing is None or tool in self._changing
+        return is_able and any_fits(tool, tuple(rule.approve)) and any_fits(tool, tuple(rule.tools))
+
     def missing_claims(self, block: EntityBlock | None, caller: Caller) -> list[str]:
         """The claims that the block's conditions need and the caller lacks (or has in a form that does not fit)."""
         conditions = block.conditions if block else ()
@@ -80,6 +87,7 @@ class Rules:
             tools=tuple(rule.tools),
             shares=self._shares(rule.entities, caller),
             pipelines=tuple(rule.pipelines),
+            approve=tuple(rule.approve),
         )
 
     def _shares(

@@ -11,9 +11,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 import anyio.to_thread
 import msgspec
 
+from headgate.access.approval import Approvals
 from headgate.access.connectors import Connectors, ConnectorStatus
 from headgate.access.control import Control
 from headgate.access.deadline import Deadline, ReadingTime
+from headgate.access.desk import Desk
 from headgate.access.lens import Lens
 from headgate.access.policy import require
 from headgate.access.sight import Lenses, Sight
@@ -46,9 +48,7 @@ _T = TypeVar("_T")
 def narrow(watermark: Watermark, partitions: Collection[int]) -> Watermark:
     """The same watermark for these partitions alone: what a row known by its key can have come from."""
     kept = {number: progress for number, progress in watermark.partitions.items() if number in partitions}
-    if len(kept) == len(watermark.partitions):
-        return watermark
-    return msgspec.structs.replace(watermark, partitions=kept)
+    return watermark if len(kept) == len(watermark.partitions) else msgspec.structs.replace(watermark, partitions=kept)
 
 
 def pending_watermark(entity: str) -> Watermark:
@@ -76,12 +76,14 @@ class View:
         connectors: Connectors | None = None,
         watching: Watching | None = None,
         reading: ReadingTime | None = None,
+        approvals: Approvals | None = None,
     ) -> None:
         self.grant = grant
         self.watching = watching or Watching(reader, None)
         """By what callers wait for changes."""
         self.reading = reading or ReadingTime()
         """How long each call may read: as for an answer, where it gives no deadline of its own."""
+        self._approvals = approvals
         self._tool = tool
         self._lenses = lenses or Lenses(b"")
         self._reader = reader
@@ -414,6 +416,10 @@ class View:
         self._require_pipeline(name)
         require(self.grant, (CONTROL,))
         return Control(self._state, name, self._clock)
+
+    def desk(self) -> Desk:
+        """What waits for a person's yes. Forbidden without `approvals:decide`."""
+        return Desk(self._approvals, self.grant)
 
     async def _watermark_or_pending(self, entity: str) -> Watermark:
         try:

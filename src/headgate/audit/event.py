@@ -121,6 +121,8 @@ class CallEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Of a stream: how many notices it carried."""
     admitted_us: int | msgspec.UnsetType = msgspec.UNSET
     """How long it took until the grant was decided; the rest of `duration_us` is acting."""
+    approval: str | msgspec.UnsetType = msgspec.UNSET
+    """The id of the approval that it used, waits for, or decides; left out of calls that need none."""
 
     def __post_init__(self) -> None:
         chosen = _chosen_by_clients(self)

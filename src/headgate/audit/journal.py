@@ -1,4 +1,5 @@
-"""Writes the events that are of no call: versions of policy and config, what an operator asks, what entities are."""
+"""Writes the events that are of no call: versions of policy and config, what an operator asks, approvals, what entities
+are."""
 
 from __future__ import annotations
 
@@ -7,12 +8,16 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from headgate.audit.event import CallerNote, Payload, cloudevent, event_id
+import msgspec
+
+from headgate.audit.event import CallerNote, Payload, cloudevent, event_id, note_of
 from headgate.audit.kinds import (
+    APPROVAL_TYPE,
     CATALOG_TYPE,
     CONFIG_TYPE,
     PIPELINE_TYPE,
     POLICY_TYPE,
+    ApprovalEvent,
     CatalogEvent,
     CatalogKind,
     ConfigEvent,
@@ -20,6 +25,7 @@ from headgate.audit.kinds import (
     PolicyEvent,
 )
 from headgate.audit.outbox import Outbox
+from headgate.model.approval import ApprovalChange
 from headgate.telemetry import Clock
 
 _Kind = Literal["loaded", "adopted", "refused"]
@@ -92,6 +98,31 @@ class Journal:
             subject=subject,
         )
         await self._write(event, id_, PIPELINE_TYPE, now, pipeline)
+
+    async def approval(self, change: ApprovalChange) -> None:
+        """What has become of an approval."""
+        now, id_ = self._named()
+        approval, arguments = change.approval, change.approval.arguments
+        wish, decider = approval.wish, approval.decided_by
+        event = ApprovalEvent(
+            id=id_,
+            time_ms=now,
+            writer=self._outbox.writer,
+            approval=approval.id,
+            kind=change.kind,
+            caller=note_of(wish.caller),
+            tool=wish.tool,
+            arguments=Payload(sha256=arguments.sha256, bytes=arguments.size),
+            policy_version=wish.policy_version,
+            rules=approval.rules,
+            asked_ms=approval.asked_ms,
+            ends_ms=approval.ends_ms,
+            call=change.call,
+            asked_by_call=approval.asked_by_call,
+            decided_by=note_of(decider) if decider else msgspec.UNSET,
+            reason=approval.reason or msgspec.UNSET,
+        )
+        await self._write(event, id_, APPROVAL_TYPE, now, approval.id)
 
     def catalog(self, changes: Sequence[CatalogChange]) -> None:
         """What has become of entities, in this order. For a thread without an event loop, which it blocks."""

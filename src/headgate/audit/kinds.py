@@ -1,4 +1,5 @@
-"""The events beside those of calls: intents, versions of policy and config, what is asked of pipelines, the catalog."""
+"""The events beside those of calls: intents, versions of policy and config, what is asked of pipelines, approvals,
+the catalog."""
 
 from __future__ import annotations
 
@@ -7,11 +8,13 @@ from typing import Literal
 import msgspec
 
 from headgate.audit.event import CallerNote, Payload
+from headgate.model.approval import ApprovalKind
 
 INTENT_TYPE = "dev.headgate.intent.v1"
 POLICY_TYPE = "dev.headgate.policy.v1"
 CONFIG_TYPE = "dev.headgate.config.v1"
 PIPELINE_TYPE = "dev.headgate.pipeline.v1"
+APPROVAL_TYPE = "dev.headgate.approval.v1"
 CATALOG_TYPE = "dev.headgate.catalog.v1"
 
 CatalogKind = Literal["defined", "changed", "switched"]
@@ -73,6 +76,36 @@ class PipelineEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The id of the tool call; empty on the command line."""
     subject: str = ""
     """The table, or the dead letters, if it is about some alone."""
+
+
+class ApprovalEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What has become of an approval: asked for, approved, denied, used, or seen to be over."""
+
+    id: str
+    time_ms: int
+    writer: str
+    approval: str
+    """The approval's id."""
+    kind: ApprovalKind
+    caller: CallerNote
+    """Who wants to make the call."""
+    tool: str
+    arguments: Payload
+    """Digest and size; the call event of who asked has what else is kept."""
+    policy_version: str
+    rules: tuple[str, ...] = ()
+    """The policy's rules that ask for it."""
+    asked_ms: int
+    ends_ms: int
+    """When its time is over."""
+    call: str = ""
+    """Of asked and used, the tool call that does; of expired the one that saw it, if one did."""
+    asked_by_call: str
+    """The tool call that asked first."""
+    decided_by: CallerNote | msgspec.UnsetType = msgspec.UNSET
+    """Once it is decided: on the command line, the user of the machine."""
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+    """What the person who decided has said."""
 
 
 class CatalogEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,11 +14,13 @@ import msgspec
 from headgate.audit.checkpoints import CHECKPOINT_TYPE, Checkpoint
 from headgate.audit.event import CALL_TYPE, CallEvent, schema_uri
 from headgate.audit.kinds import (
+    APPROVAL_TYPE,
     CATALOG_TYPE,
     CONFIG_TYPE,
     INTENT_TYPE,
     PIPELINE_TYPE,
     POLICY_TYPE,
+    ApprovalEvent,
     CatalogEvent,
     ConfigEvent,
     IntentEvent,
@@ -40,6 +42,7 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     POLICY_TYPE: PolicyEvent,
     CONFIG_TYPE: ConfigEvent,
     PIPELINE_TYPE: PipelineEvent,
+    APPROVAL_TYPE: ApprovalEvent,
     CATALOG_TYPE: CatalogEvent,
     CHECKPOINT_TYPE: Checkpoint,
     STUB_TYPE: WithheldEvent,

@@ -26,6 +26,8 @@ revoke = typer.Typer(help="Refuses subjects and tokens before their time.", no_a
 app.add_typer(revoke, name="revoke")
 pipeline = typer.Typer(help="What a running pipeline is asked to do.", no_args_is_help=True)
 letters = typer.Typer(help="Changes that could not be applied (dead letters).", no_args_is_help=True)
+approvals = typer.Typer(help="Calls that wait for a person's yes.", no_args_is_help=True)
+app.add_typer(approvals, name="approvals")
 app.add_typer(pipeline, name="pipeline")
 app.add_typer(letters, name="letters")
 app.add_typer(stack, name="stack")
@@ -406,6 +408,44 @@ def stack_status(dir: StackDir = STACK_FOLDER) -> None:
 policy = typer.Typer(help="What callers see, by the policy's document.", no_args_is_help=True)
 app.add_typer(policy, name="policy")
 PolicyPath = Annotated[Path | None, typer.Option(help="Another document than the config's.")]
+
+
+ApprovalId = Annotated[str, typer.Argument(help="As headgate approvals list shows it.")]
+
+
+@approvals.command("list")
+def approvals_list(
+    config: ConfigPath = DEFAULT_CONFIG,
+    all_: Annotated[bool, typer.Option("--all", help="Decided and used ones too, until they expire.")] = False,
+) -> None:
+    """The calls that wait, the oldest first."""
+    from headgate.cli.approvals import run_list
+
+    run_list(config, every=all_)
+
+
+@approvals.command("approve")
+def approvals_approve(
+    id: ApprovalId,
+    config: ConfigPath = DEFAULT_CONFIG,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+) -> None:
+    """Lets that very call act, once."""
+    from headgate.cli.approvals import run_decide
+
+    run_decide(config, id, "approved", reason)
+
+
+@approvals.command("deny")
+def approvals_deny(
+    id: ApprovalId,
+    reason: Annotated[str, typer.Option(help="Why; the caller is told it.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+) -> None:
+    """Lets that call not act, and tells its caller why."""
+    from headgate.cli.approvals import run_decide
+
+    run_decide(config, id, "denied", reason)
 
 
 @policy.command("test")

@@ -23,6 +23,7 @@ from headgate.model.entity import Entity
 from headgate.model.finding import Finding
 from headgate.server import tls
 from headgate.serving.settings import tls_files
+from headgate.tools.base import approvable
 
 
 def run_doctor(path: Path) -> int:
@@ -82,7 +83,7 @@ def _policy(app: App) -> Iterator[Finding]:
     if file is None:
         return
     try:
-        edition = Edition.of(read_text(file), file.name)
+        edition = Edition.of(read_text(file), file.name, approvable())
     except ConfigError as error:
         mend = "headgate policy check  names each mistake: a server does not start with it"
         yield Finding(level="error", part="policy", message=error.message, mend=mend)

@@ -24,7 +24,7 @@ from headgate.config import load
 from headgate.errors import ConfigError
 from headgate.model.caller import Caller
 from headgate.model.entity import Entity
-from headgate.tools.base import discover
+from headgate.tools.base import approvable, discover
 
 _SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 
@@ -73,7 +73,7 @@ def _size(document: PolicyDocument) -> str:
 
 def _rules(policy: Path | None, config: Path) -> tuple[str, Rules]:
     file = policy or _policy_of(config)
-    edition = Edition.of(read_text(file), str(file))
+    edition = Edition.of(read_text(file), str(file), approvable())
     assert edition.rules is not None, "a document has rules"
     return edition.version, edition.rules
 

@@ -16,6 +16,7 @@ from headgate.errors import ConfigError, HeadgateError
 from headgate.model.derive import derive
 from headgate.model.finding import Finding
 from headgate.telemetry import wall_clock_ms
+from headgate.tools.base import approvable
 
 _SIGNS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 
@@ -45,7 +46,7 @@ def run_check(path: Path) -> int:
     """The config, then what its sources make of it."""
     config = load(path)
     if config.policy is not None:
-        check_policy(config.policy)
+        check_policy(config.policy, approvable())
     with App(config) as app:
         findings = [finding for name in config.pipelines for finding in check_pipeline(app, name)]
     for finding in findings:

@@ -67,10 +67,16 @@ class Given(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...]
     shares: tuple[Share, ...] = ()
     pipelines: tuple[str, ...] = ()
+    approve: tuple[str, ...] = ()
+    """Of its tools, those whose calls need another person's yes, as far as they change something."""
 
     def gives_tool(self, name: str) -> bool:
         """Whether one of the patterns fits the tool's name."""
         return any_fits(name, self.tools)
+
+    def asks_for(self, name: str) -> bool:
+        """Whether a call of that tool needs another person's yes, if it changes something."""
+        return any_fits(name, self.approve) and self.gives_tool(name)
 
 
 def any_fits(name: str, patterns: tuple[str, ...]) -> bool:

@@ -79,3 +79,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     def gives_tool(self, name: str) -> bool:
         """Whether a tool of that name exists for this caller, whatever scopes it needs."""
         return self.given is None or any(each.gives_tool(name) for each in self.given)
+
+    def asking(self, tool: str) -> tuple[str, ...]:
+        """The rules by which a call of that tool needs another person's yes, if it changes something."""
+        return tuple(each.rule for each in self.given or () if each.asks_for(tool))

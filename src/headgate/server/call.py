@@ -1,7 +1,7 @@
 """The way of a tool call: the page that every door enters, and whose order is the policy.
 
 open the call event → the door's own rules → identify the caller → read what is asked → decide the grant →
-hold the budget → run on a view → close the event → answer.
+wait for another person's yes where the policy says so → hold the budget → run on a view → close the event → answer.
 
 `admit` is its first half and `run` its second: HTTP must answer 401 and 403 before the SDK, which calls the
 second half, has seen the request. The event is opened first, so that a refusal is recorded too, and it is
@@ -19,6 +19,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from headgate.access.approval import ApprovalLimits, Approvals
 from headgate.access.budget import Allowance, Budget
 from headgate.access.connectors import Connectors
 from headgate.access.deadline import ReadingLimits, ReadingTime
@@ -36,6 +37,7 @@ from headgate.errors import HeadgateError, OutboxError
 from headgate.failpoints import reach
 from headgate.model.caller import Caller, Grant, network_of
 from headgate.model.pipeline import PipelineInfo
+from headgate.server.approving import approvals_of, require_approval
 from headgate.server.message import Asked
 from headgate.server.once import run_once
 from headgate.server.opened import Opened, opened_now
@@ -87,6 +89,7 @@ class Rooms:
     push: Push = field(default_factory=Push)
     """The open streams on which clients hear of changes."""
     offer: Offer = OFFER
+    approval_limits: ApprovalLimits = field(default_factory=ApprovalLimits)
     reading: ReadingLimits = field(default_factory=ReadingLimits)
     tasks: TaskSettings = field(default_factory=TaskSettings)
     recording: Recording = field(default_factory=Recording)
@@ -104,6 +107,11 @@ class Rooms:
     def toolbox(self) -> Toolbox:
         """The tools over this reader."""
         return Toolbox(self.reader, self.policy.lenses, self.offer.tools)
+
+    @cached_property
+    def approvals(self) -> Approvals:
+        """Where approvals stand."""
+        return approvals_of(self)
 
     @cached_property
     def closings(self) -> set[asyncio.Future[None]]:
@@ -165,7 +173,7 @@ class Rooms:
 
     def _make_view(self, grant: Grant) -> View:
         return View(
-            self.reader, self.state, self.pipelines, grant, self.clock, self.policy.lenses,
+            self.reader, self.state, self.pipelines, grant, self.clock, self.policy.lenses, approvals=self.approvals,
             connectors=self.connectors, watching=self.watching, reading=ReadingTime(self.reading, self.ticks_ns),
         )  # fmt: skip
 
@@ -238,6 +246,7 @@ async def run(call: Call, act: Callable[[Call], Awaitable[T]]) -> T:
 
 async def _change(call: Call, act: Callable[[Call], Awaitable[Any]], *, is_paid: bool = False) -> Any:
     async with call.recorded():
+        await require_approval(call, is_paid=is_paid)
         if not is_paid:
             await pay(call)
         result = await run_once(call, act)
@@ -317,6 +326,8 @@ class Call:
         """Whether it has cost something."""
         self.answer_of = ""
         """The id of the call whose answer this one gets again, by its idempotency key."""
+        self.approval = ""
+        """The id of the approval that it used, waits for, or decides."""
         self.notices: int | None = None
         """How many notices it carried, of a stream that has ended."""
         self.admitted_us: int | None = None

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from headgate.access.approval import used_elsewhere
 from headgate.access.idempotency import Claim, First, Wanted
 from headgate.access.view import CONTROL
 from headgate.audit.event import cloudevent, event_id, note_of, payload_of
 from headgate.audit.kinds import INTENT_TYPE, PIPELINE_TYPE, IntentEvent
-from headgate.errors import CallError, InvalidArguments, OutboxError
+from headgate.errors import CallError, HeadgateError, InvalidArguments, OutboxError
 from headgate.failpoints import reach
+from headgate.server.approving import key_of, use_approval
 from headgate.server.record import pipeline_event_of
 from headgate.tools.base import Result
 
@@ -27,14 +29,18 @@ _decode_result = msgspec.json.Decoder(Result).decode
 async def run_once(call: Call, act: Act) -> Result:
     """Acts, with the intent durable before; under an idempotency key at most once, and else answers as at first.
 
-    CallInProgress, KeyReused, OutcomeUnknown: see `Once.claim`; OutboxError: the intent could not be kept. In all
-    of these nothing is done.
+    A call that needs an approval runs under a key of its approval where it has none. CallInProgress, KeyReused,
+    OutcomeUnknown: see `Once.claim`, `use_approval`; OutboxError: the intent could not be kept. In all of these
+    nothing is done.
     """
-    if not call.asked.idempotency_key:
+    key = key_of(call)
+    if not key:
         await intend(call)
         return await act(call)
-    claim = await call.rooms.once.claim(_wanted(call))
+    claim = await call.rooms.once.claim(_wanted(call, key))
     if isinstance(claim, First):
+        if not call.asked.idempotency_key:
+            raise used_elsewhere()
         call.answer_of = claim.call_id
         return _decode_result(claim.answer)
     return await _act_on(claim, call, act)
@@ -44,6 +50,14 @@ async def _act_on(claim: Claim, call: Call, act: Act) -> Result:
     """Acts, and keeps what came of it: an answer, nothing done, or nobody knows."""
     once = call.rooms.once
     async with once.alive(claim):
+        try:
+            await use_approval(call, claim.key)
+        except HeadgateError:
+            await once.withdrawn(claim)  # whatever came of the approval, nothing was done
+            raise
+        except BaseException:
+            await once.doubted(claim)
+            raise
         try:
             await intend(call)
             result = await act(call)
@@ -89,8 +103,8 @@ async def _note_pipeline(call: Call, now: int) -> None:
     await rooms.outbox.append(body, event.id, required=True)
 
 
-def _wanted(call: Call) -> Wanted:
+def _wanted(call: Call, key: str) -> Wanted:
     digest = payload_of(call.asked.arguments).sha256
     if not digest:
         raise InvalidArguments("Arguments that are no JSON can't be told apart from others: mend them.")
-    return Wanted(call.granted.caller, call.asked.idempotency_key, call.asked.name, digest, call.id)
+    return Wanted(call.granted.caller, key, call.asked.name, digest, call.id)

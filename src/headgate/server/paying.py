@@ -25,6 +25,13 @@ async def pay(call: Call) -> None:
         await _pay(call, price)
 
 
+async def pay_for_a_look(call: Call) -> None:
+    """As `pay`, of a call that changes something and only learns that it can't yet: it costs a read."""
+    price = call.rooms.budget.price(call.granted.caller, "read", "")
+    if price is not None:
+        await _pay(call, price)
+
+
 async def pay_as_a_stranger(call: Call) -> None:
     """As `pay`, of an anonymous caller's call that is free for others: what leaves an event has cost something."""
     if call.granted.caller.is_anonymous and not _is_sold(call.asked):

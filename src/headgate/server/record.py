@@ -176,6 +176,7 @@ def event_of(call: Call, outcome: Outcome) -> CallEvent:
         answer_of=call.answer_of or msgspec.UNSET,
         notices=msgspec.UNSET if call.notices is None else call.notices,
         admitted_us=msgspec.UNSET if call.admitted_us is None else call.admitted_us,
+        approval=call.approval or msgspec.UNSET,
     )
 
 

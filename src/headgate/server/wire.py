@@ -14,6 +14,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from headgate.access.budget import Allowance
 from headgate.errors import (
+    ApprovalRequired,
     BudgetSpent,
     CallInProgress,
     CapabilityMissing,
@@ -291,7 +292,7 @@ def http_refusal(
 
 def when_to_come_back(error: HeadgateError | None) -> list[tuple[bytes, bytes]]:
     """The header Retry-After (RFC 9110 §10.2.3), of an error that says when."""
-    if isinstance(error, (Unavailable, BudgetSpent, CallInProgress)):
+    if isinstance(error, (Unavailable, BudgetSpent, CallInProgress, ApprovalRequired)):
         return [(b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode())]
     return []
 

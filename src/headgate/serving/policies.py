@@ -8,9 +8,22 @@ from typing import TYPE_CHECKING
 
 from headgate.access.policy import Policy
 from headgate.audit.journal import Journal
+from headgate.tools.base import approvable
 
 if TYPE_CHECKING:
     from headgate.access.policy_file import Entities, PolicyChange, PolicyFile
+    from headgate.config import Config
+
+
+def policy_of(config: Config) -> Policy:
+    """What decides: the policy's document, or the scopes alone. ConfigError when the document does not hold."""
+    file, key = config.policy, config.access.policy_key
+    if file is None or key is None:
+        return Policy()
+    # Imported here, so that a server without a document starts without its form.
+    from headgate.access.policy_file import ARCHIVE, open_policy
+
+    return open_policy(file, key.get_secret_value().encode(), config.data / ARCHIVE, approvable())
 
 
 class Policies:
@@ -32,11 +45,10 @@ class Policies:
         await self.close()
         self._followed = wanted
         if file is not None:
-            # Imported here, so that a server without a document starts without its form.
             from headgate.access.policy_file import ARCHIVE, PolicyFile
 
             await self._journal.policy("loaded", policy.version)
-            self._file = PolicyFile(policy, file, self._data / ARCHIVE, self._entities, self._told)
+            self._file = PolicyFile(policy, file, self._data / ARCHIVE, self._entities, self._told, approvable())
             self._task = asyncio.ensure_future(self._file.run())
 
     async def look(self) -> None:

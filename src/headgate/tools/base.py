@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, Protocol, runtime_checkable
 import msgspec
 
 from headgate import plugins
+from headgate.access.approval import DECIDE
 from headgate.access.view import View
 from headgate.model.entity import Entity
 from headgate.model.position import Freshness, Watermark
@@ -120,6 +121,10 @@ class Taking(Described, Generic[A]):
         """JSON Schema 2020-12 of the arguments."""
         return input_schema(self.arguments)
 
+    def check(self, arguments: Mapping[str, Any]) -> None:
+        """Returns if the arguments fit. InvalidArguments otherwise."""
+        parse(self.arguments, arguments)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TypedTool(Taking[A]):
@@ -151,6 +156,13 @@ def task_use(tool: Tool) -> TaskUse:
     """Whether a call of the tool may become a task; never, of one that does not say."""
     use: TaskUse = getattr(tool, "task", "never")
     return use
+
+
+def approvable() -> frozenset[str]:
+    """The tools whose calls a policy may let wait for a person's yes: those that change something, but for deciding."""
+    return frozenset(
+        tool.name for tool in discover({}).values() if not tool.annotations.read_only and DECIDE not in tool.scopes
+    )
 
 
 def discover(entities: Mapping[str, Entity]) -> dict[str, Tool]:

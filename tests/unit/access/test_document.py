@@ -96,3 +96,43 @@ def test_all_mistakes_are_named_at_once_and_no_value_is_quoted() -> None:
     found = mistakes("rules:\n - {name: a, to: everyone}\n - {to: everyone, tools: f, secret: hunter2}\nx: hunter2")
     assert [line.split(": ")[0] for line in found] == ["p.yaml:2", "p.yaml:3", "p.yaml:3", "p.yaml:4"]
     assert "hunter2" not in "".join(found)
+
+
+# --- approvals -----------------------------------------------------------------------------------
+
+CHANGING = ("drop_dead_letters", "pause_pipeline", "retry_dead_letters")
+
+
+def with_rule(tools: str, approve: str) -> str:
+    return f"rules:\n  - name: a\n    to: everyone\n    tools: {tools}\n    approve: {approve}\n"
+
+
+@pytest.mark.parametrize(
+    ("tools", "approve"),
+    [
+        ("'*'", "drop_dead_letters"),
+        ("['*_letters']", "['*']"),
+        ("[pause_pipeline, find]", "['pause*']"),
+        ("find", "[]"),
+    ],
+)
+def test_what_changes_something_may_wait_for_a_person(tools: str, approve: str) -> None:
+    [rule] = parse_document(with_rule(tools, approve), changing=CHANGING).rules
+    assert isinstance(rule.approve, list)
+
+
+@pytest.mark.parametrize(
+    ("tools", "approve", "said"),
+    [
+        ("'*'", "find", "find is no tool that changes something and could wait for a person's yes: leave it out, or "
+         "choose from drop_dead_letters, pause_pipeline, retry_dead_letters"),
+        ("'*'", "[pause_pipeline, drop_dead_leters]", "drop_dead_leters is no tool that changes something"),
+        ("'*'", "'lookup*'", "lookup* is no tool that changes something"),
+        ("[find, drop_dead_letters]", "pause_pipeline", "pause_pipeline is no tool that this rule gives: write it"),
+    ],
+)  # fmt: skip
+def test_a_name_that_lets_nothing_wait_is_a_mistake(tools: str, approve: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_document(with_rule(tools, approve), "p.yaml", CHANGING)
+    assert refused.value.message.startswith(f"p.yaml:5: rules.0.approve: {said}")
+    parse_document(with_rule(tools, approve))  # where nobody knows what changes something

@@ -9,6 +9,7 @@ import pytest
 from headgate.access.document import CallerBlock, parse_document
 from headgate.access.explain import Explanation, caller_of, explain, run_cases
 from headgate.access.findings import findings_of, mistakes_in
+from headgate.access.policy import Edition
 from headgate.access.rules import Rules
 from tests.unit.access.governed import ENTITIES, KEY
 
@@ -116,3 +117,51 @@ def test_what_is_hidden_by_default_or_names_nothing_is_said() -> None:
         ("warning", "rule 'a', entity 'costumer': there is no entity of that name"),
         ("warning", "fields of 'customer' are hidden, as they have no class: fresh"),
     ]
+
+
+# --- approvals -----------------------------------------------------------------------------------
+
+APPROVED = """
+rules:
+  - {name: night, to: {claims: {shift: night}}, tools: "*", approve: ["*_dead_letters"]}
+  - {name: all, to: everyone, tools: ["*_dead_letters", find], approve: ["*"]}
+  - {name: more, to: everyone, tools: ["*"]}
+  - {name: chief, to: {claims: {role: chief}}, tools: pause_pipeline}
+tests:
+  - {name: waits, caller: {}, tool: drop_dead_letters, expect: approval}
+  - {name: does not, caller: {}, tool: pause_pipeline, expect: allowed}
+  - {name: is not given at once, caller: {}, tool: drop_dead_letters, expect: allowed}
+  - {name: reads, caller: {}, tool: find, expect: allowed}
+  - {name: reads without, caller: {}, tool: find, expect: approval}
+"""
+CHANGING = frozenset({"drop_dead_letters", "pause_pipeline"})
+
+
+def approving() -> Rules:
+    return Rules(parse_document(APPROVED, changing=CHANGING), CHANGING)
+
+
+def test_a_rule_that_asks_for_a_persons_yes_is_named_and_no_other_takes_that_back() -> None:
+    found = explain(approving(), caller_of(CallerBlock()), "drop_dead_letters", None, {})
+    assert found.is_given and found.needs_approval
+    assert found.verdict == "approval: drop_dead_letters, by all, more, once another person approves it (all)"
+    assert found.lines[1] == "all: gives the tool; asks for another person's approval"
+    assert found.lines[2] == "more: gives the tool"
+    both = explain(approving(), caller_of(CallerBlock(claims={"shift": "night"})), "drop_dead_letters", None, {})
+    assert both.verdict.endswith("once another person approves it (night, all)")
+    free = explain(approving(), caller_of(CallerBlock()), "pause_pipeline", None, {})
+    assert not free.needs_approval and free.verdict == "allowed: pause_pipeline, by more"
+
+
+def test_a_documents_tests_may_expect_an_approval() -> None:
+    verdicts = list(run_cases(approving(), {}, {}, KEY))
+    assert [verdict.is_as_expected for verdict in verdicts] == [True, True, False, True, False]
+    assert verdicts[2].said == "expected allowed, but found approval"
+
+
+def test_a_grant_says_which_rules_ask() -> None:
+    edition = Edition.of(APPROVED, changing=CHANGING)
+    grant = edition.decide(caller_of(CallerBlock(claims={"shift": "night"})))
+    assert grant.asking("drop_dead_letters") == ("night", "all")
+    assert grant.asking("pause_pipeline") == ()
+    assert Edition("v").decide(caller_of(CallerBlock())).asking("drop_dead_letters") == (), "scopes ask for none"

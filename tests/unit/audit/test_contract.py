@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import msgspec
@@ -28,6 +28,8 @@ from headgate.connections.kafka import Config
 from headgate.flow.heartbeat import control_topic
 from headgate.log.base import Topic
 from headgate.log.kafka.admin import _new_topic
+from headgate.model.approval import Approval, ApprovalChange, ApprovalKind, AskedArguments, Wish
+from headgate.model.caller import Caller
 from headgate.model.pipeline import dead_letter_topic
 from tests.unit.audit.trails import body_of, checkpoints
 
@@ -140,6 +142,19 @@ def test_each_schema_is_one(type_: str) -> None:
     assert next(iter(_references(schema))).startswith("#/definitions/")
 
 
+def approval_changes() -> Iterator[ApprovalChange]:
+    """Of every kind."""
+    ada, grace = (Caller(subject=name, method="jwt", issuer="i", scopes=frozenset({"admin"})) for name in ("a", "g"))
+    wish = Wish(caller=ada, tool="drop", arguments_sha256="sha256:1", policy_version="sha256:2")
+    asked = Approval(
+        id="0a1b", wish=wish, arguments=AskedArguments(sha256="sha256:1", size=2, json=b"{}"), rules=("four eyes",),
+        asked_by_call="1", asked_ms=0, ends_ms=7,
+    )  # fmt: skip
+    decided = msgspec.structs.replace(asked, decided_by=grace, decided_ms=1, reason="as agreed")
+    for kind in get_args(ApprovalKind):
+        yield ApprovalChange(kind, asked if kind in ("asked", "expired") else decided, "1" if kind == "used" else "")
+
+
 def written(folder: Path) -> dict[str, list[bytes]]:
     """Events of every type, as the software writes them."""
     bare = CallEvent(id="1", time_ms=0, duration_us=0, writer="w", door="stdio", method="", status="refused")
@@ -147,7 +162,7 @@ def written(folder: Path) -> dict[str, list[bytes]]:
         id="1", time_ms=0, duration_us=0, writer="w", door="http", method="tools/call", name="find", caller=CALLER,
         request_id=7, arguments=payload_of({"a": 1}, keep=100), result=payload_of({}), positions={"customer": {"0": 7}},
         claims=payload_of({"tenant": "acme"}, keep=100),
-        tracestate="a=b", task="t", model="m", prompt="p", admitted_us=7, status="answered",
+        tracestate="a=b", task="t", model="m", prompt="p", admitted_us=7, approval="0a1b", status="answered",
     )  # fmt: skip
     intent = IntentEvent(call="1", time_ms=0, writer="w", caller=CALLER, name="x", arguments=payload_of({}))
     bodies = [
@@ -162,6 +177,8 @@ def written(folder: Path) -> dict[str, list[bytes]]:
         await journal.policy("adopted", "sha256:b", "sha256:a")
         await journal.config("refused", "sha256:d", "sha256:c", "headgate.yaml:1: is no YAML")
         await journal.pipeline("shop", "pause", "root")
+        for change in approval_changes():
+            await journal.approval(change)
         entity = payload_of({"name": "customer"}, keep=100)
         changes = [CatalogChange("shop", "customer", "defined", entity, "b1")]
         changes += [CatalogChange("shop", "customer", "switched", payload_of({}), "b1", generation=7)]
@@ -169,7 +186,7 @@ def written(folder: Path) -> dict[str, list[bytes]]:
         refusals = Refusals(outbox, "/shop", clock=lambda: 0)
         refusals.count("expired", "http", "10.0.0.0/24")
         await refusals.record()
-        assert (journal.written, outbox.recorded) == (5, 6)
+        assert (journal.written, outbox.recorded) == (10, 11)
 
     with closing(Outbox(folder / "outbox", "w-1", clock=lambda: 0, checkpoints=checkpoints(folder))) as outbox:
         asyncio.run(others(outbox))

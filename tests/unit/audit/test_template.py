@@ -29,6 +29,7 @@ alike = st.fixed_dictionaries(
         "rules": st.lists(texts, max_size=3).map(tuple),
         "claims": payloads | st.just(msgspec.UNSET),
         "task": texts | st.just(msgspec.UNSET),
+        "approval": texts | st.just(msgspec.UNSET),
     }
 )
 traced = st.sampled_from([(None, msgspec.UNSET), ("1", msgspec.UNSET), ("1", "a=b")])

@@ -15,6 +15,7 @@ import pytest
 from headgate.access.policy import Edition
 from headgate.access.view import DATA, View
 from headgate.errors import InvalidArguments, Unavailable
+from headgate.model.caller import Caller
 from headgate.model.entity import Entity
 from headgate.server.call import Rooms
 from headgate.server.tasks.keeping import take_up
@@ -419,6 +420,22 @@ async def test_of_a_change_whose_process_died_nobody_knows(house: House, jobs: J
     assert (found["status"], found["error"]["data"]["code"]) == ("failed", "outcome_unknown")
     assert late["status"] == "failed", "a late writer changes nothing"
     assert jobs.begun == ["change"], "it is not run again"
+
+
+async def test_a_change_that_waits_for_a_persons_yes_becomes_no_task_before(house: House, jobs: Jobs) -> None:
+    asking = house.under("rules: [{name: all, to: everyone, tools: '*', approve: change}]")
+    grace = Caller(subject="grace", method="jwt", scopes=frozenset())
+    async with visiting(asking) as visitor:
+        refused = said(await visitor.call("change"))["result"]
+        assert refused["_meta"]["headgate/error"]["code"] == "approval_required" and not asking.rooms.works
+        id_ = refused["_meta"]["headgate/error"]["approval_id"]
+        await asking.rooms.approvals.decide(id_, "approved", "", grace, lambda _: None)
+        jobs.go_on.set()
+        assert (await visitor.until(await visitor.make("change"), "completed"))["result"]["isError"] is False
+        again = said(await visitor.call("change"))["result"]
+        assert again["_meta"]["headgate/error"]["approval_id"] != id_
+    assert jobs.begun == ["change"]
+    assert [event.approval for event in house.events() if event.name == "change"][:3] == [id_] * 3
 
 
 async def test_a_late_read_changes_nothing_of_the_next_attempt(house: House, jobs: Jobs) -> None:

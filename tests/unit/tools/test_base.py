@@ -20,11 +20,13 @@ every_tool = pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
 def test_all_tools_are_found_in_the_order_of_their_names() -> None:
     assert list(TOOLS) == [
         "check_data_freshness",
+        "decide_approval",
         "describe_data",
         "drop_dead_letters",
         "find",
         "get_pipeline_detail",
         "get_pipeline_errors",
+        "list_approvals",
         "list_pipelines",
         "lookup",
         "lookup_customer",
@@ -56,11 +58,12 @@ def test_schemas_are_json_schema_and_refuse_what_they_do_not_name(tool: Tool) ->
 @every_tool
 def test_every_tool_needs_a_scope_and_reads_only_unless_that_is_for_writing(tool: Tool) -> None:
     assert tool.scopes and tool.scopes <= set(SCOPES)
-    if any(scope.endswith(":write") for scope in tool.scopes):
+    if any(scope.endswith(":write") for scope in tool.scopes) or tool.name == "decide_approval":
         assert not tool.annotations.read_only and not tool.annotations.open_world
         return
     assert tool.annotations == Annotations(read_only=True, destructive=False, idempotent=True, open_world=False)
-    assert tool.scopes == ({"pipelines:read"} if "pipeline" in tool.name else {"data:read"})
+    scope = {"pipeline": "pipelines:read", "approvals": "approvals:decide"}
+    assert tool.scopes == {next((scope[word] for word in scope if word in tool.name), "data:read")}
 
 
 @every_tool

@@ -10,6 +10,7 @@ import msgspec
 
 from headgate.errors import ExtensionMissing, TooManyTasks, Unavailable
 from headgate.server.acts import answer_of_tool
+from headgate.server.approving import require_approval
 from headgate.server.call import Call, run
 from headgate.server.client import Context, McpClient, client_of
 from headgate.server.paying import pay
@@ -50,6 +51,7 @@ def _tells(call: Call, context: Context) -> bool:
 async def _defer(call: Call) -> Task:
     """A task from the start: the call is paid for here, and done by another one."""
     async with call.recorded():
+        await require_approval(call)
         await pay(call)
         task = _task_of(call)
         answers = {task.key_of(name): given for name, given in call.asked.answers.items()}
