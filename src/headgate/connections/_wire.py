@@ -141,8 +141,8 @@ class Wire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are none of asyncio's classes
-        self._transport.set_write_buffer_limits(high=0)  # uvloop else writes when the turn ends
         if transport.get_extra_info("ssl_object") is None:
+            self._transport.set_write_buffer_limits(high=0)  # uvloop else writes when the turn ends
             self._descriptor = transport.get_extra_info("socket").fileno()
             self._incoming.register(self._descriptor, select.POLLIN)
 
