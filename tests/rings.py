@@ -31,7 +31,7 @@ THIRD = (
 """Those of the third one."""
 MOST_AGAIN = 5
 """So many tests may fail beside others' load and be tried again: where more do, it is no accident."""
-_ON_SERVERS = ("tests/ways/", "tests/contracts/", "tests/docs/")
+_ON_SERVERS = ("tests/ways/", "tests/contracts/", "tests/docs/", "tests/unit/connections/")
 _FAILED, _NONE_CHOSEN = 1, 5
 """pytest's codes where tests failed, and where `-k` leaves no test."""
 _ALONE = frozenset({"--pdb", "--trace", "-s", "--collect-only", "--lf", "--ff", "--sw"})

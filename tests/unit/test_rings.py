@@ -39,6 +39,7 @@ def test_what_failed_is_found_by_its_name(tmp_path: Path) -> None:
         ([], False),
         ([FAILED], True),
         ([FAILED, CONTRACT], True),
+        (["tests/unit/connections/test_multiplexed.py::test_a_loop"], True),
         ([FAILED] * 5, True),
         ([FAILED] * 6, False),
         ([FAILED, "tests/unit/test_config.py::test_unknown"], False),

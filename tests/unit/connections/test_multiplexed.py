@@ -24,6 +24,7 @@ from tests.ways.deployment import until, until_async
 
 TIMEOUT_S = 0.5
 BUSY_S = 0.7
+PATIENCE_S = 60.0
 
 Loops = Callable[[], asyncio.AbstractEventLoop]
 BOTH = pytest.mark.parametrize("loops", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -39,8 +40,8 @@ def busy(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def connection_to(url: str) -> Multiplexed:
-    return Multiplexed(Config.model_validate({"url": url, "timeout_s": TIMEOUT_S}))
+def connection_to(url: str, timeout_s: float = TIMEOUT_S) -> Multiplexed:
+    return Multiplexed(Config.model_validate({"url": url, "timeout_s": timeout_s}))
 
 
 @BOTH
@@ -95,10 +96,10 @@ def test_a_loop_that_is_busy_while_it_connects_connects(loops: Loops, redis_url:
 def test_what_is_asked_alone_is_answered_before_the_loop_goes_on(
     loops: Loops, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_wire, "_MOMENT_S", TIMEOUT_S)
+    monkeypatch.setattr(_wire, "_MOMENT_S", PATIENCE_S)
 
     async def asks() -> list[list[bytes]]:
-        connection = connection_to(redis_url)
+        connection = connection_to(redis_url, PATIENCE_S)
         await connection.ask("PING")
         found = []
         for number in range(3):
@@ -120,7 +121,7 @@ def test_what_takes_longer_than_a_moment_comes_by_the_loop(
     monkeypatch.setattr(_wire, "_DEAF_FOR", 3)
 
     async def asks() -> list[Any]:
-        connection = connection_to(redis_url)
+        connection = connection_to(redis_url, PATIENCE_S)
         answers = [await connection.ask("ECHO", number) for number in range(10)]
         await connection.close()
         return answers
@@ -132,10 +133,10 @@ def test_what_takes_longer_than_a_moment_comes_by_the_loop(
 def test_a_connection_that_ends_while_it_is_listened_to_fails_what_is_asked(
     loops: Loops, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_wire, "_MOMENT_S", TIMEOUT_S)
+    monkeypatch.setattr(_wire, "_MOMENT_S", PATIENCE_S)
 
     async def asks() -> list[Any]:
-        connection = connection_to(valkey.url())
+        connection = connection_to(valkey.url(), PATIENCE_S)
         killer = threading.Thread(target=kill_who_waits, args=[valkey.url(), await connection.ask("CLIENT", "ID")])
         killer.start()
         with pytest.raises(Unavailable):
@@ -157,7 +158,7 @@ def kill_who_waits(url: str, ident: int) -> None:
 
 def test_many_questions_of_one_turn_do_not_wait_for_its_end(redis_url: str) -> None:
     async def asks() -> list[int]:
-        connection = connection_to(redis_url)
+        connection = connection_to(redis_url, PATIENCE_S)
         await connection.ask("PING")
         heard: list[int] = []
         key = uuid.uuid4().hex
