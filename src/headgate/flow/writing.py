@@ -69,11 +69,18 @@ class LogWriting:
         new = [topic for topic in topics.values() if topic not in self._topics]
         if new:
             self._log.ensure([Topic(name=topic, compacted=True, **self._new_topics) for topic in new])
-            self._topics |= layouts(self._log, new)
-            self._ends |= self._log.end(new)
+            self._find(new)
             self.layouts |= {table: self._topics[topic] for table, topic in topics.items() if topic in self._topics}
         for table in tables:  # last, so that whoever learns a schema finds its topic
             announce(self._state, self._pipeline, table)
+
+    def _find(self, topics: Sequence[str]) -> None:
+        """How topics lie, and where they end. Unavailable while one is being replaced: its ends are another's."""
+        found, ends = layouts(self._log, topics), self._log.end(topics)
+        if layouts(self._log, topics) != found:
+            raise Unavailable("A topic of this pipeline is being replaced by another one: it is looked at again.")
+        self._topics |= found
+        self._ends |= ends
 
     def write(self, batch: Batch, now_ms: int) -> None:
         """Hands a batch over, in order."""
