@@ -198,13 +198,6 @@ class OutboxFile:
                     return seq
         return 0
 
-    def count(self) -> int:
-        """How many events it holds. Reads its newest segment."""
-        last = self.last()
-        with _wrapped():
-            segments = segments_of(self._folder)
-        return last - segments[0].first + 1 if last and segments else 0
-
     def mark_published(self, upto: int) -> None:
         """Notes that everything up to this number is durable on the log. Never goes back."""
         progress = self._progress()

@@ -78,7 +78,7 @@ def test_segments_follow_each_other_and_are_read_as_one(file: OutboxFile, tmp_pa
     assert all(each.path.stat().st_size <= BOUND // 16 for each in segments)
     assert read(tmp_path) == events
     with closing(OutboxFile(tmp_path, "w-1")) as other:
-        assert (other.last(), other.count(), other.backlog()) == (50, 50, 50)
+        assert (other.last(), other.backlog()) == (50, 50)
         for after in range(51):
             assert other.events(after, 3) == events[after : after + 3]
         assert len(other.events(0, 50, max_bytes=1)) == 1
@@ -220,7 +220,7 @@ def test_segments_go_when_all_of_their_events_may(file: OutboxFile, tmp_path: Pa
         other.mark_published(50)
         assert other.prune(before_ms=1_000, keep=0, limit=1) == segments[3].first - segments[2].first
         other.prune(before_ms=1_000, keep=0)
-        assert (other.last(), other.count()) == (50, 50 - segments[-1].first + 1)
+        assert (other.last(), len(other.events(0, 100))) == (50, 50 - segments[-1].first + 1)
     assert segments_of(file_of(tmp_path, "w-1")) == segments[-1:], "the end of the chain stays"
 
 

@@ -164,7 +164,7 @@ async def test_what_is_published_is_pruned_by_age_and_number(
 
 def stored(folder: Path) -> int:
     with closing(OutboxFile(folder, "w-1")) as file:
-        return file.count()
+        return len(file.events(0, 1_000))
 
 
 def test_a_broken_file_holds_up_no_other(log: Log, folder: Path) -> None:
