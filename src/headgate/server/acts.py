@@ -15,7 +15,7 @@ from headgate.server.client import Context, client_of
 from headgate.tools._arguments import shown
 from headgate.tools._client import Client
 from headgate.tools._completions import Begun, Completion, complete
-from headgate.tools._prompts import Prompt, PromptAnswer, PromptInfo, prompt_of
+from headgate.tools._prompts import Prompt, PromptAnswer, PromptInfo, offered, prompt_of
 from headgate.tools._resources import ResourceContents, ResourceInfo, TemplateInfo, read_resource, resources, templates
 from headgate.tools.base import Result, Talking, Tool
 
@@ -72,7 +72,8 @@ async def get_prompt(call: Call, context: Context) -> PromptAnswer:
     prompt = prompt_of(call.asked.name, await _prompts(call))
     client = await client_of(call, context)
     given = {name: value for name, value in call.asked.arguments.items() if isinstance(value, str)}
-    return await prompt.get(_Desk(call, await call.rooms.toolbox.allowed(call.granted)), given, client)
+    allowed = await call.rooms.toolbox.allowed(call.granted)
+    return await prompt.get(_Desk(call, {name: allowed[name] for name in prompt.info.tools}), given, client)
 
 
 async def completion(call: Call, params: types.CompleteRequestParams) -> Completion:
@@ -96,12 +97,11 @@ def check_page(params: types.PaginatedRequestParams | None) -> None:
 
 
 async def _prompts(call: Call) -> Sequence[Prompt]:
-    allowed = await call.rooms.toolbox.allowed(call.granted)
-    return [prompt for prompt in call.rooms.offer.prompts if allowed.keys() >= set(prompt.info.tools)]
+    return offered(call.rooms.offer.prompts, await call.rooms.toolbox.allowed(call.granted))
 
 
 class _Desk:
-    """The tools that the caller may call, on its own view. All they are asked for is one call, paid once."""
+    """The tools that a prompt names, on the caller's own view. All they are asked for is one call, paid once."""
 
     def __init__(self, call: Call, tools: Mapping[str, Tool]) -> None:
         self._call = call

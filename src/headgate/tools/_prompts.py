@@ -16,7 +16,7 @@ from headgate.model.position import Freshness, Watermark
 from headgate.tools._answers import lines
 from headgate.tools._arguments import shown
 from headgate.tools._client import Client
-from headgate.tools.base import Result
+from headgate.tools.base import Result, Tool
 
 Completed = Literal["", "entity", "pipeline", "key"]
 """What an argument names, so that it can be completed: `key` is one of the entity that is given along."""
@@ -42,7 +42,7 @@ class PromptInfo(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     arguments: tuple[PromptArgument, ...] = ()
     tools: tuple[str, ...] = ()
-    """The tools that it asks: it exists for whoever may call all of them."""
+    """The tools that it asks, which only read: it exists for whoever may call all of them."""
 
 
 class PromptAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +117,12 @@ def _check(info: PromptInfo, given: Mapping[str, str]) -> None:
     if wrong:
         said = "; ".join(f"{shown(name)} {complaint}" for name, complaint in sorted(wrong.items()))
         raise InvalidArguments(f"The arguments do not fit the prompt {info.name!r}: {said}.")
+
+
+def offered(prompts: Sequence[Prompt], tools: Mapping[str, Tool]) -> Sequence[Prompt]:
+    """Those that ask nothing but these tools. None that changes something is asked: nobody has approved of that."""
+    readers = {name for name, tool in tools.items() if tool.annotations.read_only}
+    return [prompt for prompt in prompts if readers.issuperset(prompt.info.tools)]
 
 
 def prompt_of(name: str, prompts: Sequence[Prompt]) -> Prompt:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from headgate.tools._offer import Offer
+from headgate.tools._prompts import PromptInfo, ToldPrompt
 from tests.unit.server.house import House, open_house
 from tests.unit.server.visiting import modern, modern_headers, said, visit
 
@@ -96,6 +99,17 @@ async def test_an_under_scoped_prompt_is_told_all_the_scopes_it_needs(house: Hou
         headers = modern_headers("prompts/get", "diagnose_pipeline", house.token("data:read"))
         refused = await client.post("/mcp", json=body, headers=headers)
     assert (refused.status_code, said(refused)["error"]["data"]["scopes"]) == (403, ["pipelines:read"])
+
+
+async def test_a_prompt_over_a_tool_that_changes_something_is_offered_to_nobody(house: House) -> None:
+    info = PromptInfo(name="pause_it", title="Pause", description="Pauses a pipeline.", tools=("pause_pipeline",))
+    pauses = ToldPrompt(info=info, task="Pause it.", asks=lambda _: [("pause_pipeline", {"pipeline_id": "shop"})])
+    daring = replace(house, rooms=replace(house.rooms, offer=Offer(prompts=[pauses])))
+    async with visit(daring) as client:
+        listed = await ask(client, house.token("admin"), "prompts/list")
+        refused = await ask(client, house.token("admin"), "prompts/get", name="pause_it", arguments={})
+    assert listed["result"]["prompts"] == []
+    assert refused["error"]["data"]["code"] == "unknown_prompt"
 
 
 async def test_names_are_completed_for_whoever_may_see_them(house: House) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from headgate.model.caller import Grant
 from headgate.server.push.wanted import List
+from headgate.tools._prompts import offered
 from headgate.tools._resources import ResourceInfo, TemplateInfo, resources, templates
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Lists:
     async def _looks(self, grant: Grant) -> dict[List, bytes]:
         rooms = self._rooms
         allowed = await rooms.toolbox.allowed(grant)
-        prompts = [each.info for each in rooms.offer.prompts if allowed.keys() >= set(each.info.tools)]
+        prompts = [each.info for each in offered(rooms.offer.prompts, allowed)]
         forms: list[ResourceInfo | TemplateInfo] = [*resources(rooms.offer.shelves), *templates(rooms.offer.shelves)]
         tools = [(name, tool.description, rooms.toolbox.schema_digest(tool)) for name, tool in allowed.items()]
         return {
