@@ -17,6 +17,7 @@ import msgspec
 
 from headgate.errors import Undecodable
 from headgate.model.change import CLOSER, PASSED_OVER, UNAVAILABLE, Change, Marker, Op, RowChange, RowRun, Sequence
+from headgate.model.depth import check_depth, check_depths
 
 _MARKER_PREFIX = "headgate.snapshot"
 _UNAVAILABLE = f'"{UNAVAILABLE}"'.encode()
@@ -128,6 +129,7 @@ def decode_change(key: bytes | None, value: bytes) -> Change:
     """The change in an envelope. Undecodable says what is wrong with it."""
     try:
         value.decode()  # rows are passed on as they are, so that nothing later looks at their bytes
+        check_depth(value)
         envelope = _decode(value)
         source = envelope.source
         return Change(
@@ -168,6 +170,7 @@ def _each(values: Collection[bytes | None]) -> list[RowChange]:
 def _usual(values: Collection[Any]) -> RowRun | None:
     """The same where all are changes of whole rows, in their order, or all were read by a snapshot; else None."""
     taken = values if all(values) else [value for value in values if value is not None]
+    check_depths(taken)
     envelopes = list(map(_decode_usual, taken))
     rows: list[bytes | None] = [bytes(envelope.after) for envelope in envelopes]
     if not _are_whole_and_unicode(rows) or not _take_out_deleted(rows, [envelope.op for envelope in envelopes]):
@@ -215,6 +218,7 @@ def _row_change(value: bytes | None) -> RowChange:
     if value is None:
         return PASSED_OVER
     try:
+        check_depth(value)
         envelope = _decode_row(value)
         op, place, after = envelope.op, envelope.source, bytes(envelope.after)
         is_deleted, is_row = op == "d" and after == b"null", op in _WITH_ROW - {"d"} and after[0] in _BRACE

@@ -12,6 +12,7 @@ import msgspec
 
 from headgate.access.idempotency import LONGEST_KEY
 from headgate.errors import InvalidRequest
+from headgate.model.depth import check_depth
 
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
@@ -95,6 +96,7 @@ _decode_any = msgspec.json.Decoder().decode
 def parse(body: bytes) -> Message:
     """The one message of a body. InvalidRequest, with the JSON-RPC code and what is wrong, otherwise."""
     try:
+        check_depth(body)
         return _decode_message(body)
     except msgspec.ValidationError as error:
         raise _not_a_message(body, error) from error

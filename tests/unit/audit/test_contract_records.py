@@ -159,6 +159,7 @@ def test_a_dead_letter_has_the_headers_that_it_says(tmp_path: Path) -> None:
         for appender in (log.appender(), Narrow(log.appender())):
             copies._append_one(appender, LETTER)
             appender.flush(60)
+            appender.close()
         written = rooms.copied()
     assert [record.value for record in written] == [LETTER.value, None]
     for record in written:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def test_what_a_crash_left_unnoted_is_copied_again(rooms: Rooms, writer: Writer)
     crashed = copies(rooms, writer)
     assert crashed._append([letter(3, 7)])  # durable on the log, and the process ends here
     crashed.close()
-    assert copies(rooms, writer).copy(lambda _: True) == set()
+    with closing(copies(rooms, writer)) as later:
+        assert later.copy(lambda _: True) == set()
     assert len(rooms.copied()) == 2
 
 

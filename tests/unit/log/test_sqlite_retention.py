@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,8 @@ def append(log: SqliteLog, *pairs: tuple[str, str | None]) -> None:
 
 
 def read(log: SqliteLog, start: int = 0) -> list[Logged]:
-    reader = log.read({PLACE: start})
-    found = list(reader.poll(100_000, 0))
-    reader.close()
-    return found
+    with closing(log.read({PLACE: start})) as reader:
+        return list(reader.poll(100_000, 0))
 
 
 def pairs(records: Sequence[Logged]) -> list[tuple[int, str, str | None]]:

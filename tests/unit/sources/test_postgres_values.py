@@ -46,6 +46,7 @@ def form(oid: int) -> Form:
         (JSON, b'{"a": [1, null]}', b'{"a": [1, null]}'),
         (JSON, b'"\\u00e9"', b'"\\u00e9"'),
         (JSON, b'"\\ud800"', b'"\\"\\\\ud800\\""'),  # a lone surrogate, which type json takes and no decoder does
+        (JSON, b"[" * 600 + b"]" * 600, b'"' + b"[" * 600 + b"]" * 600 + b'"'),  # deeper than a row may be
         (UUID, b"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11", b'"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"'),
         (OIDVECTOR, b"1 2", b'"1 2"'),
         (999_999, b'anything "at" all\n', b'"anything \\"at\\" all\\n"'),

@@ -45,6 +45,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("JSON", "'{\"a\": [1, 12345678901234567890.5]}'", "json", {"a": [1, 12345678901234567890.5]}),
     ("JSON", "'null'", "json", None),
     ("JSON", "'{broken'", "json", "{broken"),
+    ("JSON", f"'{'[' * 2_000}{']' * 2_000}'", "json", "[" * 2_000 + "]" * 2_000),
     ("JSON", "17", "json", 17),
     ("UUID", "'0b1c'", "uuid", "0b1c"),
     ("", "1.5", "json", 1.5),

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from headgate.model.depth import DEEPEST_IN_ROW, check_depth
 from headgate.model.table import ColumnType
 from headgate.sources._wire.shape import Shape
 from headgate.sources._wire.times import (
@@ -99,12 +100,14 @@ def bits_text(data: bytes, length: int) -> str:
 
 
 def document(text: str) -> Any:
-    """A JSON document as itself; text that is none stays text."""
+    """A JSON document as itself; text that is none, or nests deeper than a row may, stays text."""
     try:
         msgspec.json.decode(text)
+        document = text.encode()
+        check_depth(document, DEEPEST_IN_ROW)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return text
-    return msgspec.Raw(text.encode())
+    return msgspec.Raw(document)
 
 
 def _zoned(value: int, per_s: int) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from headgate.errors import ChangeRejected, Undecodable
 from headgate.model.change import CLOSER, PASSED_OVER, Change, RowChange
+from headgate.model.depth import check_depth
 from headgate.model.table import ColumnType, Table
 from headgate.sources._wire.rows import RowForm, may_leave_out, table_of
 from headgate.sources._wire.samples import grown
@@ -122,6 +123,7 @@ class DebeziumDecoder:
         """None for what Debezium writes beside changes."""
         if value[:1] == b"\x00":
             return self._avro_parts(value)
+        check_depth(value)
         payload, form = value, _PLAIN
         if value.startswith(b'{"schema":'):
             framed = _decode_framed(value)

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from headgate.connections.postgres import Connection
+from headgate.model.depth import DEEPEST_IN_ROW, check_depth
 from headgate.model.table import ColumnType
 
 Convert: TypeAlias = Callable[[bytes], bytes]
@@ -95,12 +96,15 @@ def _timestamptz(value: bytes) -> bytes:
 
 
 def _json(value: bytes) -> bytes:
-    """The document itself; as text where it holds an escape that no decoder of Unicode takes (type json may)."""
-    if b"\\u" in value:
-        try:
+    """The document itself; as text where it nests deeper than a row may, or holds an escape that no decoder of Unicode
+    takes (type json may).
+    """
+    try:
+        check_depth(value, DEEPEST_IN_ROW)
+        if b"\\u" in value:
             msgspec.json.decode(value)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return text_json(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return text_json(value)
     return value
 
 

@@ -2,8 +2,9 @@
 
 Integers and reals are numbers (an infinity, which JSON has not, is the text `Infinity` or `-Infinity`),
 text is text, a blob is base64. What the declared type adds: BOOLEAN 0 and 1 are false and true; DECIMAL and
-NUMERIC numbers are decimal text; JSON text that is valid JSON is that JSON. Dates and times stay as they
-are. Every column may hold any type in SQLite: a value that its column does not promise is left as it is.
+NUMERIC numbers are decimal text; JSON text that is valid JSON, and nests no deeper than a row may, is that
+JSON. Dates and times stay as they are. Every column may hold any type in SQLite: a value that its column
+does not promise is left as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from headgate.model.depth import DEEPEST_IN_ROW, check_depth
 from headgate.model.table import Column, Table
 from headgate.sources.sqlite.schema import affinity
 
@@ -83,6 +85,7 @@ def _json(value: Any) -> Any:
     if not isinstance(value, str):
         return _plain(value)
     try:
+        check_depth(value.encode(), DEEPEST_IN_ROW)
         return _skim(value)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return value

@@ -9,6 +9,7 @@ import msgspec
 
 from headgate.errors import ChangeRejected, Undecodable
 from headgate.model.change import CLOSER, PASSED_OVER, Change, RowChange
+from headgate.model.depth import check_depth
 from headgate.model.table import Column, Table
 from headgate.sources._wire.rows import RowForm, table_of
 from headgate.sources._wire.samples import grown
@@ -104,6 +105,7 @@ class TopicDecoder:
         if self._avro is not None:
             return self._of_avro(value, self._avro)
         try:
+            check_depth(value)
             _decode_fields(value)
             value.decode()  # rows are passed on as they are, so that nothing later looks at their bytes
         except _MALFORMED as error:
@@ -152,6 +154,7 @@ class TopicDecoder:
         if key[:1] == b"\x00" and self._avro is not None:
             return self._avro.read(key).value
         try:
+            check_depth(key)
             return _decode(key)
         except _MALFORMED:
             return key.decode("utf-8", "replace")
