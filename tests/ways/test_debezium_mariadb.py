@@ -19,7 +19,7 @@ from headgate.errors import StackError
 from headgate.stack import Connect, Kafka, MariaDB, Registry, Stack
 from headgate.state.sqlite import open_state
 from headgate.telemetry import wall_clock_ms
-from tests.services import require_mariadb, started
+from tests.services import require_installed, started
 from tests.ways.debezium import FORMATS, Connector, Format, asked, config_of, converters
 from tests.ways.deployment import all_rows, caught_up, client, headgate, reader_of, ready, until
 from tests.ways.test_debezium_restarts import (
@@ -142,7 +142,7 @@ def test_each_of_the_connectors_is_there_beside_the_others(worker: Connect) -> N
 
 
 def test_a_stack_with_a_mariadb_has_its_connector(services_folder: Path) -> None:
-    require_mariadb()
+    require_installed(MariaDB)
     stack = Stack(services_folder / "stack", ["connect", "mariadb"])
     try:
         stack.up()
@@ -182,15 +182,15 @@ def row(number: int) -> str:
 
 @pytest.mark.parametrize("form", FORMATS)
 async def test_rows_reach_an_agent_as_a_person_reads_them_and_as_our_own_capture_does(
-    form: Format, tmp_path: Path, kafka: Kafka, worker: Connect, registry: Registry, mysql_database: str, redis_url: str
+    form: Format, tmp_path: Path, kafka: Kafka, worker: Connect, registry: Registry, mariadb_database: str, redis_url: str
 ) -> None:
-    name = name_of(mysql_database)
-    with session(mysql_database) as owner:
+    name = name_of(mariadb_database)
+    with session(mariadb_database) as owner:
         owner.execute("set time_zone = '+00:00'")
         owner.execute(f"create table things (id bigint primary key, {columns()})")
         owner.execute(f"insert into things values {row(1)}, {row(2)}")
         more = _READABLE if form == "plain" else {"bigint.unsigned.handling.mode": "precise"}
-        with connector(worker, mysql_database, "things", **converters(form, registry.url), **more) as made:
+        with connector(worker, mariadb_database, "things", **converters(form, registry.url), **more) as made:
             config = config_of(
                 tmp_path, made, kafka, redis_url, f"{name}.things", registry_url=registry.url, heartbeat=made.heartbeat,
                 entities=f"entities: {{thing: {{from: {made.name}.{name}.things, lookups: [k],"
@@ -221,7 +221,7 @@ async def test_rows_reach_an_agent_as_a_person_reads_them_and_as_our_own_capture
     assert (found["values"]["id"], found["values"]["c"]) == (40, expected["c"])
     assert answer.meta["headgate/freshness"]["state"] == "fresh"
     if form != "plain":
-        ours = own_rows(mysql_database, tmp_path)
+        ours = own_rows(mariadb_database, tmp_path)
         assert {key: {**each, **_THEIRS} for key, each in ours.items()} == rows
 
 
@@ -245,12 +245,12 @@ def make_counted(owner: Cursor, rows: int) -> None:
 
 
 def test_a_truncate_empties_a_topic_of_one_partition(
-    tmp_path: Path, kafka: Kafka, worker: Connect, mysql_database: str, redis_url: str
+    tmp_path: Path, kafka: Kafka, worker: Connect, mariadb_database: str, redis_url: str
 ) -> None:
-    name = name_of(mysql_database)
-    with session(mysql_database) as owner:
+    name = name_of(mariadb_database)
+    with session(mariadb_database) as owner:
         make_counted(owner, 2)
-        with connector(worker, mysql_database, "counted", **{"topic.creation.default.partitions": "1"}) as made:
+        with connector(worker, mariadb_database, "counted", **{"topic.creation.default.partitions": "1"}) as made:
             config_of(tmp_path, made, kafka, redis_url, f"{name}.counted", heartbeat=made.heartbeat,
                       entities=f"entities: {{counted: {{from: {made.name}.{name}.counted}}}}")  # fmt: skip
             with headgate(tmp_path, "run") as process, agent_of(process) as agent:
@@ -262,12 +262,12 @@ def test_a_truncate_empties_a_topic_of_one_partition(
 
 
 def test_an_idle_server_is_fresh_and_a_silent_one_is_not(
-    tmp_path: Path, kafka: Kafka, worker: Connect, mariadb: MariaDB, mysql_database: str, redis_url: str
+    tmp_path: Path, kafka: Kafka, worker: Connect, mariadb: MariaDB, mariadb_database: str, redis_url: str
 ) -> None:
-    name = name_of(mysql_database)
-    with session(mysql_database) as owner:
+    name = name_of(mariadb_database)
+    with session(mariadb_database) as owner:
         make_counted(owner, 1)
-    with connector(worker, mysql_database, "counted") as made:
+    with connector(worker, mariadb_database, "counted") as made:
         config_of(tmp_path, made, kafka, redis_url, f"{name}.counted", heartbeat=made.heartbeat,
                   entities=f"entities: {{counted: {{from: {made.name}.{name}.counted}}}}")  # fmt: skip
         with headgate(tmp_path, "run") as process, agent_of(process) as agent:
@@ -326,27 +326,27 @@ def await_changes(database: str, most: int) -> None:
 
 
 async def test_no_row_goes_back_when_the_connector_is_killed_before_it_has_noted_how_far_it_was(
-    tmp_path: Path, kafka: Kafka, worker: Connect, mysql_database: str, redis_url: str
+    tmp_path: Path, kafka: Kafka, worker: Connect, mariadb_database: str, redis_url: str
 ) -> None:
-    table = f"{name_of(mysql_database)}.counted"
-    with session(mysql_database) as owner:
+    table = f"{name_of(mariadb_database)}.counted"
+    with session(mariadb_database) as owner:
         make_counted(owner, _ROWS)
-    with connector(worker, mysql_database, "counted") as made:
+    with connector(worker, mariadb_database, "counted") as made:
         config = config_of(tmp_path, made, kafka, redis_url, table, heartbeat=made.heartbeat,
                            entities=f"entities: {{counted: {{from: {made.name}.{table}}}}}")  # fmt: skip
         with headgate(tmp_path, "run") as process:
             until(lambda: ready(process.url()))
-            with Watching(config) as watching, Writing(mysql_database):
+            with Watching(config) as watching, Writing(mariadb_database):
                 made.await_noted()
                 for _ in range(_CRASHES):
-                    await_changes(mysql_database, 2_000)
+                    await_changes(mariadb_database, 2_000)
                     worker.kill()
-                    with session(mysql_database) as owner:
+                    with session(mariadb_database) as owner:
                         owner.execute("flush binary logs")
                     worker.start()
                     made.await_running()
                     assert await stored(config, wall_clock_ms())
-            await ends_as(config, counted(mysql_database))
+            await ends_as(config, counted(mariadb_database))
             assert watching.looks > 20
             assert watching.gone_back == []
         assert repeated(made, kafka, table) > 0, "nothing was told again, so that nothing was shown"

@@ -1,4 +1,4 @@
-"""MariaDB as a source, on a real server: types, order, schema changes, and what it says when something is wrong."""
+"""MariaDB and MySQL as a source, on real servers: types, order, schema changes, and what it says when something is wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headgate.model.change import Change
 from headgate.model.table import Table
 from headgate.sources import mysql as kind
 from headgate.sources.base import Batch, Head
-from headgate.stack import MariaDB
+from headgate.stack.binlog import BinlogServer
 from headgate.state.base import State
 from headgate.state.sqlite import open_state
 from headgate.telemetry import wall_clock_ms
@@ -100,10 +100,10 @@ class Run:
 
 
 @pytest.fixture
-def owner(mysql_database: str, tmp_path: Path) -> Iterator[Owner]:
+def owner(binlog_database: str, tmp_path: Path) -> Iterator[Owner]:
     with (
         closing(open_state(tmp_path / "state.db", clock=wall_clock_ms)) as state,
-        closing(Owner(mysql_database, state)) as made,
+        closing(Owner(binlog_database, state)) as made,
     ):
         yield made
 
@@ -303,17 +303,17 @@ def test_another_process_stands_by(owner: Owner) -> None:
         run.covering(now_ms())
 
 
-def test_a_killed_server_is_unavailable_and_nothing_is_lost(owner: Owner, mariadb: MariaDB) -> None:
+def test_a_killed_server_is_unavailable_and_nothing_is_lost(owner: Owner, binlog_server: BinlogServer) -> None:
     owner.execute("create table t (id int primary key)")
     with Run(owner.source()) as run:
         run.covering(now_ms())
         owner.execute("insert into t values (1)")
-        mariadb.kill()
+        binlog_server.kill()
         with pytest.raises(Unavailable):
             run.until(lambda: False, "never")
         with pytest.raises(Unavailable):
             owner.source().tables()
-    mariadb.start()
+    binlog_server.start()
     with closing(Owner(owner.dsn, owner.state)) as again:
         again.execute("insert into t values (2)")
     seen = {row[1]["id"] for row in run.rows()}

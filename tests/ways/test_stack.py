@@ -102,7 +102,7 @@ def test_an_unknown_service_is_named(folder: Path) -> None:
 
 def test_one_failure_leaves_the_others_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("headgate.stack.mariadb.SYSTEM_PROGRAMS", "")
+    monkeypatch.setattr("headgate.stack.binlog.SYSTEM_PROGRAMS", "")
     stack = Stack(folder / "stack", ["valkey", "mariadb"])
     with pytest.raises(StackError, match="apt-get install mariadb-server"):
         stack.up()
@@ -234,14 +234,14 @@ def test_a_server_outlives_the_process_that_started_it(folder: Path) -> None:
 
 def test_mariadb_that_is_missing_names_its_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("headgate.stack.mariadb.SYSTEM_PROGRAMS", "")
+    monkeypatch.setattr("headgate.stack.binlog.SYSTEM_PROGRAMS", "")
     with pytest.raises(StackError, match="apt-get install mariadb-server"):
         MariaDB(folder / "mariadb").start()
 
 
 def test_without_mariadb_its_tests_are_skipped_but_not_in_ci(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("headgate.stack.mariadb.SYSTEM_PROGRAMS", "")
+    monkeypatch.setattr("headgate.stack.binlog.SYSTEM_PROGRAMS", "")
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="mariadb-server"), started(MariaDB(folder / "mariadb")):
         pass
