@@ -442,7 +442,7 @@ def _random_statement(dice: random.Random) -> str:
             " ON CONFLICT (id) DO UPDATE SET name = excluded.name",
             f"INSERT INTO seats (a, b, c) VALUES ('{word}', {key}, NULL) ON CONFLICT DO NOTHING",
             f"UPDATE people SET name = '{word}' WHERE id % 5 = {key % 5}",
-            f"UPDATE people SET id = {other} WHERE id = {key} AND NOT EXISTS (SELECT 1 FROM people WHERE id = {other})",
+            f"UPDATE people SET id = {other} WHERE id = {key} AND NOT EXISTS (SELECT 1 FROM (SELECT id FROM people) AS known WHERE known.id = {other})",
             f"UPDATE seats SET c = '{word}', b = b + 1000 WHERE b = {key}"
             f" AND NOT EXISTS (SELECT 1 FROM seats AS s WHERE s.b = {key + 1000})",
             f"DELETE FROM people WHERE id > {other}",

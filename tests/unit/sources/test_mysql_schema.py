@@ -11,7 +11,7 @@ def table(*columns: tuple[str, str], key: str) -> Relation:
     rows: list[tuple[Any, ...]] = [
         ("shop.t", name, declared.partition("(")[0], declared, "NO") for name, declared in columns
     ]
-    return described("shop.t", 1, rows, set(), [("shop.t", "PRIMARY", "0", key, None)], [])
+    return described("shop.t", 1, rows, set(), [("shop.t", "PRIMARY", "0", key, None)], [], is_mariadb=True)
 
 
 def test_a_column_that_cannot_be_read_is_named_with_its_type() -> None:

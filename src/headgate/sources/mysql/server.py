@@ -150,6 +150,14 @@ def another(server: str) -> BinlogPurged:
     )
 
 
+def unreadable(server: str, why: str) -> BinlogPurged:
+    """What to raise where the binary log holds changes that can't be told."""
+    return BinlogPurged(
+        f"{server} has changes in its binary log that can't be read: {why}; then ask for a re-snapshot of every table "
+        "of the pipeline at once"
+    )
+
+
 def _binlog_status(connection: Connection) -> list[tuple[Any, ...]]:
     """MySQL 8.4 has another name for it."""
     try:
@@ -160,7 +168,7 @@ def _binlog_status(connection: Connection) -> list[tuple[Any, ...]]:
 
 def settings(connection: Connection) -> dict[str, str]:
     """The server's settings that capture depends on, as far as it has them."""
-    names = (*_WANTED, "log_bin", "binlog_transaction_compression", "expire_logs_days", "binlog_expire_logs_seconds")
+    names = (*_WANTED, "log_bin", "binlog_transaction_compression", "binlog_row_value_options", "expire_logs_days", "binlog_expire_logs_seconds")
     marks = ", ".join(["%s"] * len(names))
     rows = execute(connection, f"show global variables where variable_name in ({marks})", names)
     return {str(name): str(value) for name, value in rows}
@@ -176,6 +184,8 @@ def obstacles(found: Mapping[str, str]) -> list[str]:
             said.append(f"{name} is {found.get(name) or 'unknown'}: SET GLOBAL {name} = '{value}', in its config too")
     if found.get("binlog_transaction_compression") == "ON":
         said.append("binlog_transaction_compression is ON, which we can't read: SET GLOBAL it to OFF")
+    if found.get("binlog_row_value_options"):
+        said.append("binlog_row_value_options is PARTIAL_JSON, which we can't read: SET GLOBAL it to ''")
     return said
 
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 import pymysql
 from pymysqlreplication import BinLogStreamReader
+from pymysqlreplication.constants import NONE_SOURCE
 from pymysqlreplication.event import (
     FormatDescriptionEvent,
     GtidEvent,
@@ -23,13 +24,14 @@ from pymysqlreplication.event import (
     RotateEvent,
     XidEvent,
 )
-from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
+from pymysqlreplication.row_event import DeleteRowsEvent, PartialUpdateRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
 from headgate.errors import HeadgateError, Unavailable
 from headgate.sources.mysql.config import Config
 from headgate.sources.mysql.gtids import Gtids, domain_of
+from headgate.sources.mysql.packets import Difference, TaggedGtidEvent, UnreadableEvent
 from headgate.sources.mysql.position import Last, Place
-from headgate.sources.mysql.server import another, error_of
+from headgate.sources.mysql.server import another, error_of, unreadable
 
 Kind: TypeAlias = Literal["insert", "update", "delete"]
 
@@ -37,12 +39,16 @@ _LOST: Final = (2006, 2013)
 _QUEUED: Final = 2_000  # steps of at most one event of the log each
 _HEARTBEAT_S: Final = 0.1
 _EVENTS: Final = [
-    WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent, QueryEvent, XidEvent, RotateEvent, HeartbeatLogEvent,
-    GtidEvent, MariadbGtidEvent, FormatDescriptionEvent,
+    WriteRowsEvent, UpdateRowsEvent, PartialUpdateRowsEvent, DeleteRowsEvent, QueryEvent, XidEvent, RotateEvent,
+    HeartbeatLogEvent, GtidEvent, MariadbGtidEvent, TaggedGtidEvent, FormatDescriptionEvent, UnreadableEvent,
 ]  # fmt: skip
 _KINDS: Final[Mapping[type, Kind]] = {
-    WriteRowsEvent: "insert", UpdateRowsEvent: "update", DeleteRowsEvent: "delete",
+    WriteRowsEvent: "insert", UpdateRowsEvent: "update", PartialUpdateRowsEvent: "update", DeleteRowsEvent: "delete",
 }  # fmt: skip
+_NONE_SOURCES: Final[Mapping[str, str]] = {
+    "values": "none_sources", "before_values": "before_none_sources", "after_values": "after_none_sources",
+}  # fmt: skip
+_PARTIAL: Final = "a session has binlog_row_value_options = PARTIAL_JSON: set it to '', there and globally"
 _TRUNCATE = re.compile(
     r"\s*truncate\s+(?:table\s+)?(?:(`(?:[^`]|``)+`|[\w$]+)\s*\.\s*)?(`(?:[^`]|``)+`|[\w$]+)", re.IGNORECASE
 )
@@ -59,6 +65,8 @@ class Rows(msgspec.Struct, frozen=True):
     began: int
     """Where its transaction begins in the file."""
     time_ms: int
+    unreadable: str = ""
+    """Why the rows can't be told, if they can't."""
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -196,8 +204,10 @@ class _Reading:
         if isinstance(event, FormatDescriptionEvent):
             self._begin_file(int(event.timestamp))
             return []
+        if isinstance(event, UnreadableEvent):
+            raise unreadable(self._server, event.why)
         self.is_on = self._shown is None
-        if isinstance(event, GtidEvent | MariadbGtidEvent):
+        if isinstance(event, GtidEvent | MariadbGtidEvent | TaggedGtidEvent):
             self._begin(event)
             return []
         if isinstance(event, HeartbeatLogEvent):
@@ -234,7 +244,9 @@ class _Reading:
 
     def _rows(self, event: Any, file: str) -> Rows:
         kind = _KINDS[type(event)]
-        return Rows(kind, f"{event.schema}.{event.table}", event.rows, file, self._began, _time_ms(event))
+        rows = [_whole(row) for row in event.rows]
+        why = _PARTIAL if any(map(_has_difference, rows)) else ""
+        return Rows(kind, f"{event.schema}.{event.table}", rows, file, self._began, _time_ms(event), why)
 
     def _statement(self, event: Any, file: str, position: int) -> list[Step]:
         text = _COMMENT.sub("", _text(event.query), count=1) if _text(event.query) else ""
@@ -307,6 +319,22 @@ def _connect_once(**arguments: Any) -> _Once:
     if "db" in arguments:
         arguments["database"] = arguments.pop("db")
     return _Once(**arguments)
+
+
+def _whole(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the library's, where an empty set is no null and a document that did not change is the old one."""
+    for image in ("values", "before_values", "after_values"):
+        values, why = row.get(image, {}), row.get(_NONE_SOURCES[image], {})
+        for name in why:
+            if why[name] == NONE_SOURCE.EMPTY_SET:
+                values[name] = ()
+    after = row.get("after_values", {})
+    after.update({name: row["before_values"][name] for name in after if after[name] == Difference(b"")})
+    return row
+
+
+def _has_difference(row: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Difference) for value in row.get("after_values", {}).values())
 
 
 def _time_ms(event: Any) -> int:
