@@ -40,7 +40,7 @@ GROUNDS = [
 ]
 
 
-@pytest.fixture(params=GROUNDS, ids=map("-".join, GROUNDS))
+@pytest.fixture(params=GROUNDS, ids=["-".join(each) for each in GROUNDS])
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
     """An empty database of each kind, on each of its servers. A kind without a ground fails: none goes untested."""
     kind, *servers = request.param
@@ -442,9 +442,10 @@ def _random_statement(dice: random.Random) -> str:
             " ON CONFLICT (id) DO UPDATE SET name = excluded.name",
             f"INSERT INTO seats (a, b, c) VALUES ('{word}', {key}, NULL) ON CONFLICT DO NOTHING",
             f"UPDATE people SET name = '{word}' WHERE id % 5 = {key % 5}",
-            f"UPDATE people SET id = {other} WHERE id = {key} AND NOT EXISTS (SELECT 1 FROM (SELECT id FROM people) AS known WHERE known.id = {other})",
+            f"UPDATE people SET id = {other} WHERE id = {key}"
+            f" AND NOT EXISTS (SELECT 1 FROM (SELECT id FROM people) AS p WHERE p.id = {other})",
             f"UPDATE seats SET c = '{word}', b = b + 1000 WHERE b = {key}"
-            f" AND NOT EXISTS (SELECT 1 FROM seats AS s WHERE s.b = {key + 1000})",
+            f" AND NOT EXISTS (SELECT 1 FROM (SELECT b FROM seats) AS s WHERE s.b = {key + 1000})",
             f"DELETE FROM people WHERE id > {other}",
             f"DELETE FROM seats WHERE a = '{word}' AND b > {key}",
         ]

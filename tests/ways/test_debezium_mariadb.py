@@ -1,4 +1,4 @@
-"""Debezium's MariaDB connector on a real Kafka Connect, from a real MariaDB through to an agent's answer."""
+"""Debezium's connectors for MariaDB and MySQL on a real Kafka Connect, from real servers to an agent's answer."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 from pymysql.cursors import Cursor
 
 from headgate.errors import StackError
-from headgate.stack import Connect, Kafka, MariaDB, Registry, Stack
+from headgate.stack import Connect, Kafka, MariaDB, MySQL, Registry, Stack
 from headgate.state.sqlite import open_state
 from headgate.telemetry import wall_clock_ms
-from tests.services import require_installed, started
+from tests.services import fresh_database, require_installed, started
 from tests.ways.debezium import FORMATS, Connector, Format, asked, config_of, converters
 from tests.ways.deployment import all_rows, caught_up, client, headgate, reader_of, ready, until
 from tests.ways.test_debezium_restarts import (
@@ -31,7 +31,8 @@ from tests.ways.test_debezium_restarts import (
     told,
     value_of,
 )
-from tests.ways.test_mysql_source import TYPES, Owner, Run
+from tests.ways.test_mysql_source import Owner, Run
+from tests.ways.test_mysql_types import TYPES
 from tests.ways.test_staleness import agent_of
 
 _ROWS = 40
@@ -125,10 +126,23 @@ class MariaDBConnector(Connector):
         """The database goes as a whole."""
 
 
+class MySQLConnector(MariaDBConnector):
+    """One connector on MySQL."""
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            **super()._settings(),
+            "connector.class": "io.debezium.connector.mysql.MySqlConnector",
+            "database.ssl.mode": "disabled",
+        }
+
+
 @contextmanager
-def connector(connect: Connect, database: str, table: str, **more: str) -> Iterator[MariaDBConnector]:
+def connector(
+    connect: Connect, database: str, table: str, kind: type[MariaDBConnector] = MariaDBConnector, **more: str
+) -> Iterator[MariaDBConnector]:
     """A running connector for the length of a block."""
-    made = MariaDBConnector(connect, database, f"{name_of(database)}.{table}")
+    made = kind(connect, database, f"{name_of(database)}.{table}")
     try:
         made.register(**more)
         yield made
@@ -182,7 +196,13 @@ def row(number: int) -> str:
 
 @pytest.mark.parametrize("form", FORMATS)
 async def test_rows_reach_an_agent_as_a_person_reads_them_and_as_our_own_capture_does(
-    form: Format, tmp_path: Path, kafka: Kafka, worker: Connect, registry: Registry, mariadb_database: str, redis_url: str
+    form: Format,
+    tmp_path: Path,
+    kafka: Kafka,
+    worker: Connect,
+    registry: Registry,
+    mariadb_database: str,
+    redis_url: str,
 ) -> None:
     name = name_of(mariadb_database)
     with session(mariadb_database) as owner:
@@ -202,13 +222,7 @@ async def test_rows_reach_an_agent_as_a_person_reads_them_and_as_our_own_capture
                 owner.execute("update things set k = 'new' where id = 2")
                 owner.execute("update things set id = 40, k = 'moved' where id = 4")
                 owner.execute("delete from things where id = 1")
-                reader, app = reader_of(config)
-                try:
-                    await caught_up(reader, "thing", wall_clock_ms())
-                    rows = {each["id"]: each for each in await all_rows(reader, "thing")}
-                finally:
-                    await reader.close()
-                    app.close()
+                rows = await stored_rows(config)
                 async with client(process.url()) as agent:
                     answer = await agent.call_tool("lookup_thing", {"k": "moved"})
     expected = {column: value for column, (_, _, value) in TYPES.items()} | _THEIRS
@@ -225,8 +239,44 @@ async def test_rows_reach_an_agent_as_a_person_reads_them_and_as_our_own_capture
         assert {key: {**each, **_THEIRS} for key, each in ours.items()} == rows
 
 
+async def test_rows_of_a_mysql_reach_the_store_as_our_own_capture_reads_them(
+    tmp_path: Path, mysql: MySQL, kafka: Kafka, worker: Connect, redis_url: str
+) -> None:
+    precise = {"bigint.unsigned.handling.mode": "precise", **converters("inline", "")}
+    with fresh_database(mysql) as database, session(database) as owner:
+        name = name_of(database)
+        owner.execute("set time_zone = '+00:00'")
+        owner.execute(f"create table things (id bigint primary key, {columns()})")
+        owner.execute(f"insert into things values {row(1)}, {row(2)}")
+        with connector(worker, database, "things", MySQLConnector, **precise) as made:
+            entities = f"entities: {{thing: {{from: {made.name}.{name}.things}}}}"
+            config = config_of(tmp_path, made, kafka, redis_url, f"{name}.things", entities, heartbeat=made.heartbeat)
+            with headgate(tmp_path, "run") as process:
+                until(lambda: ready(process.url()))
+                owner.execute(f"insert into things values {row(3)}, {row(4)}")
+                owner.execute("update things set k = 'new' where id = 2")
+                owner.execute("update things set id = 40 where id = 4")
+                owner.execute("delete from things where id = 1")
+                rows = await stored_rows(config)
+        expected = {column: value for column, (_, _, value) in TYPES.items()} | _THEIRS
+        assert rows == {2: {"id": 2, **expected, "k": "new"}, **{key: {"id": key, **expected} for key in (3, 40)}}
+        ours = own_rows(database, tmp_path)
+        assert {key: {**each, **_THEIRS} for key, each in ours.items()} == rows
+
+
+async def stored_rows(config: Path) -> dict[int, dict[str, Any]]:
+    """The rows of the store, once it holds what has been committed."""
+    reader, app = reader_of(config)
+    try:
+        await caught_up(reader, "thing", wall_clock_ms())
+        return {each["id"]: each for each in await all_rows(reader, "thing")}
+    finally:
+        await reader.close()
+        app.close()
+
+
 def own_rows(database: str, folder: Path) -> dict[int, dict[str, Any]]:
-    """The table as our own capture of MariaDB reads it."""
+    """The table as our own capture reads it."""
     with (
         closing(open_state(folder / "own.db", clock=wall_clock_ms)) as state,
         closing(Owner(database, state)) as owner,

@@ -1,4 +1,4 @@
-"""The way of a change from a real MariaDB or MySQL to an agent's answer, on the config that `headgate init` drafts of it."""
+"""The way of a change from a real MariaDB or MySQL to an agent's answer, on the config that `headgate init` drafts."""
 
 from __future__ import annotations
 

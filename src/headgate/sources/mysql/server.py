@@ -168,7 +168,14 @@ def _binlog_status(connection: Connection) -> list[tuple[Any, ...]]:
 
 def settings(connection: Connection) -> dict[str, str]:
     """The server's settings that capture depends on, as far as it has them."""
-    names = (*_WANTED, "log_bin", "binlog_transaction_compression", "binlog_row_value_options", "expire_logs_days", "binlog_expire_logs_seconds")
+    names = (
+        *_WANTED,
+        "log_bin",
+        "binlog_transaction_compression",
+        "binlog_row_value_options",
+        "expire_logs_days",
+        "binlog_expire_logs_seconds",
+    )
     marks = ", ".join(["%s"] * len(names))
     rows = execute(connection, f"show global variables where variable_name in ({marks})", names)
     return {str(name): str(value) for name, value in rows}
