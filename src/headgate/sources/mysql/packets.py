@@ -29,7 +29,7 @@ class TaggedGtidEvent(BinLogEvent):  # type: ignore[misc]  # it has no types
 
     def __init__(self, packet: Any, event_size: int, *arguments: Any, **named: Any) -> None:
         super().__init__(packet, event_size, *arguments, **named)
-        self.gtid = _tagged_gtid(packet.read(event_size))
+        self.gtid = tagged_gtid(packet.read(event_size))
 
 
 class UnreadableEvent(BinLogEvent):  # type: ignore[misc]  # it has no types
@@ -78,7 +78,7 @@ class _Column(Column):  # type: ignore[misc]  # it has no types
         super().__init__(*((_BLOB, *rest) if kind == _VECTOR else arguments), **named)
 
 
-def _tagged_gtid(body: bytes) -> str:
+def tagged_gtid(body: bytes) -> str:
     """`UUID:TAG:NUMBER` of https://dev.mysql.com/doc/dev/mysql-server/latest/PageLibsMysqlSerialization.html.
 
     After version, size and the last field that must be known come the fields, each with its number before it: flags,
