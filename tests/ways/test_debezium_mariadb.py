@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -137,12 +137,14 @@ class MySQLConnector(MariaDBConnector):
         }
 
 
+def connector(connect: Connect, database: str, table: str, **more: str) -> AbstractContextManager[MariaDBConnector]:
+    """A running connector on MariaDB for the length of a block."""
+    return running(MariaDBConnector(connect, database, f"{name_of(database)}.{table}"), **more)
+
+
 @contextmanager
-def connector(
-    connect: Connect, database: str, table: str, kind: type[MariaDBConnector] = MariaDBConnector, **more: str
-) -> Iterator[MariaDBConnector]:
-    """A running connector for the length of a block."""
-    made = kind(connect, database, f"{name_of(database)}.{table}")
+def running(made: MariaDBConnector, **more: str) -> Iterator[MariaDBConnector]:
+    """It, for the length of a block."""
     try:
         made.register(**more)
         yield made
@@ -248,7 +250,7 @@ async def test_rows_of_a_mysql_reach_the_store_as_our_own_capture_reads_them(
         owner.execute("set time_zone = '+00:00'")
         owner.execute(f"create table things (id bigint primary key, {columns()})")
         owner.execute(f"insert into things values {row(1)}, {row(2)}")
-        with connector(worker, database, "things", MySQLConnector, **precise) as made:
+        with running(MySQLConnector(worker, database, f"{name}.things"), **precise) as made:
             entities = f"entities: {{thing: {{from: {made.name}.{name}.things}}}}"
             config = config_of(tmp_path, made, kafka, redis_url, f"{name}.things", entities, heartbeat=made.heartbeat)
             with headgate(tmp_path, "run") as process:

@@ -213,6 +213,20 @@ def test_a_rolled_back_transaction_is_never_told_and_a_long_one_comes_in_parts(o
     assert [json.loads(change.key or b"")["id"] for change in run.changes if change.op == "c"] == list(range(1, 30_001))
 
 
+def test_an_xa_transaction_is_one_and_told_once(owner: Owner) -> None:
+    owner.execute("create table t (id int primary key)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        owner.execute("xa start 'x'", "insert into t values (1), (2)", "insert into t values (3)", "xa end 'x'")
+        owner.execute("xa prepare 'x'", "xa commit 'x'", "insert into t values (4)")
+        run.covering(now_ms())
+        assert [key["id"] for _, key, _ in run.rows()] == [1, 2, 3, 4]
+        assert len({change.sequence.commit for change in run.changes if change.op == "c" and change.sequence}) == 2
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        assert run.rows() == []
+
+
 def test_another_process_stands_by(owner: Owner) -> None:
     owner.execute("create table t (id int primary key)")
     with Run(owner.source()) as run:

@@ -155,3 +155,18 @@ def test_a_uuid_may_be_the_key(owner: Owner) -> None:
     seen = [(op, key["id"]) for op, key, _ in run.rows()]
     assert seen[:3] == [("r", ids[0]), ("u", ids[0]), ("c", ids[1])]
     assert sorted(seen[3:]) == sorted(("d", each) for each in ids)
+
+
+def test_dates_that_no_calendar_has_are_null(owner: Owner) -> None:
+    owner.execute(
+        "set session sql_mode = ''", "create table t (id int primary key, d date, e datetime(3), f timestamp)"
+    )
+    values = "({}, '0000-00-00', '0000-00-00', '0000-00-00'), ({}, '2026-00-10', '2026-10-00', '1970-01-01 00:00:01')"
+    owner.execute("set session time_zone = '+00:00'", "insert into t values " + values.format(1, 2))
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        owner.execute("insert into t values " + values.format(3, 4))
+        run.covering(now_ms())
+    first, second = {"d": None, "e": None, "f": None}, {"d": None, "e": None, "f": "1970-01-01T00:00:01Z"}
+    rows = [(op, {name: after[name] for name in "def"}) for op, _, after in run.rows()]
+    assert rows == [("r", first), ("r", second), ("c", first), ("c", second)]

@@ -22,6 +22,7 @@ from pymysqlreplication.event import (
     MariadbGtidEvent,
     QueryEvent,
     RotateEvent,
+    XAPrepareEvent,
     XidEvent,
 )
 from pymysqlreplication.row_event import DeleteRowsEvent, PartialUpdateRowsEvent, UpdateRowsEvent, WriteRowsEvent
@@ -39,8 +40,9 @@ _LOST: Final = (2006, 2013)
 _QUEUED: Final = 2_000  # steps of at most one event of the log each
 _HEARTBEAT_S: Final = 0.1
 _EVENTS: Final = [
-    WriteRowsEvent, UpdateRowsEvent, PartialUpdateRowsEvent, DeleteRowsEvent, QueryEvent, XidEvent, RotateEvent,
-    HeartbeatLogEvent, GtidEvent, MariadbGtidEvent, TaggedGtidEvent, FormatDescriptionEvent, UnreadableEvent,
+    WriteRowsEvent, UpdateRowsEvent, PartialUpdateRowsEvent, DeleteRowsEvent, QueryEvent, XidEvent, XAPrepareEvent,
+    RotateEvent, HeartbeatLogEvent, GtidEvent, MariadbGtidEvent, TaggedGtidEvent, FormatDescriptionEvent,
+    UnreadableEvent,
 ]  # fmt: skip
 _KINDS: Final[Mapping[type, Kind]] = {
     WriteRowsEvent: "insert", UpdateRowsEvent: "update", PartialUpdateRowsEvent: "update", DeleteRowsEvent: "delete",
@@ -216,7 +218,7 @@ class _Reading:
             self._open = True
             self._gtids.touch(int(event.timestamp))
             return [] if self._is_shown_again() else [self._rows(event, file)]
-        if isinstance(event, XidEvent):
+        if isinstance(event, XidEvent | XAPrepareEvent):
             return self._commit(file, position)
         return self._statement(event, file, position)
 
@@ -250,11 +252,11 @@ class _Reading:
 
     def _statement(self, event: Any, file: str, position: int) -> list[Step]:
         text = _COMMENT.sub("", _text(event.query), count=1) if _text(event.query) else ""
-        word = text[:9].strip().upper()
-        if word.startswith(("BEGIN", "SAVEPOINT")):
+        word = text[:11].upper()
+        if word.startswith(("BEGIN", "SAVEPOINT", "XA START", "XA END")):
             self._open = True
             return []
-        if word.startswith(("COMMIT", "ROLLBACK")):
+        if word.startswith(("COMMIT", "ROLLBACK", "XA COMMIT", "XA ROLLBACK")):
             return self._commit(file, position)
         self._gtids.touch(int(event.timestamp))
         told = (

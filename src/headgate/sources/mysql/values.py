@@ -131,6 +131,11 @@ def _instant(suffix: str) -> Convert:
     return lambda value: _encode(_without_zeros(value.isoformat()) + suffix) if isinstance(value, datetime) else _NULL
 
 
+def _timestamp(value: Any) -> bytes:
+    """A zero date is the second 0 in the binary log, which itself is none that a TIMESTAMP can hold."""
+    return _NULL if value == _EPOCH else _utc(value)
+
+
 def _time_text(value: Any) -> bytes:
     return _encode(_without_zeros(_as_str(value)))
 
@@ -188,6 +193,8 @@ def _without_zeros(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+_EPOCH: Final = datetime(1970, 1, 1)
+_utc: Final = _instant("Z")
 _TEXT: Final = Form("string", _text, _text)
 _BASE64: Final = Form("bytes", _bytes, _bytes)
 _INTEGER: Final = Form("integer", _integer, _integer)
@@ -207,7 +214,7 @@ _FORMS: Final[Mapping[str, Form]] = {
     "double": Form("number", _double, _double),
     "date": Form("date", _date_text, _date),
     "datetime": Form("timestamp", _instant_text(""), _instant("")),
-    "timestamp": Form("timestamp", _instant_text("Z"), _instant("Z")),
+    "timestamp": Form("timestamp", _instant_text("Z"), _timestamp),
     "time": Form("time", _time_text, _time),
     "json": Form("json", _json_text, _json_text),
     "uuid": Form("uuid", _uuid_text, _uuid),
