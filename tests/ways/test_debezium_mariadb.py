@@ -157,16 +157,17 @@ def test_each_of_the_connectors_is_there_beside_the_others(worker: Connect) -> N
     assert found >= {"PostgresConnector", "MariaDbConnector", "MySqlConnector"}
 
 
-def test_a_stack_with_a_mariadb_has_its_connector(services_folder: Path) -> None:
-    require_installed(MariaDB)
-    stack = Stack(services_folder / "stack", ["connect", "mariadb"])
+@pytest.mark.parametrize(("kind", "connector"), [(MariaDB, "MariaDbConnector"), (MySQL, "MySqlConnector")])
+def test_a_stack_with_a_mariadb_or_mysql_has_its_connector(
+    services_folder: Path, kind: type[MariaDB | MySQL], connector: str
+) -> None:
+    require_installed(kind)
+    stack = Stack(services_folder / "stack", ["connect", kind.name])
     try:
         stack.up()
         url = (stack.service("connect").connection())["url"]
         found = {each["class"].rpartition(".")[2] for each in httpx.get(f"{url}/connector-plugins", timeout=60).json()}
-        assert found & {"PostgresConnector", "MariaDbConnector", "MySqlConnector"} == {
-            "PostgresConnector", "MariaDbConnector",
-        }  # fmt: skip
+        assert found & {"PostgresConnector", "MariaDbConnector", "MySqlConnector"} == {"PostgresConnector", connector}
     finally:
         stack.down(purge=True)
 

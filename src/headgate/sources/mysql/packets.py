@@ -5,7 +5,7 @@ It makes its packets and columns itself, so that ours are put in their place.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +22,7 @@ _INCIDENT, _COMPRESSED, _TAGGED_GTID = 26, 40, 42
 _VECTOR, _BLOB = 242, 252
 _GEOMETRY_TYPES, _DIMENSIONS = 7, 13
 _UUID_BYTES: Final = 16
+_WIDE: Final = {"utf16": "utf-16-be", "ucs2": "utf-16-be", "utf16le": "utf-16-le", "utf32": "utf-32-be"}
 
 
 class TaggedGtidEvent(BinLogEvent):  # type: ignore[misc]  # it has no types
@@ -137,6 +138,20 @@ def _time(event: Any, column: Any) -> timedelta:
     return -time if number < 0 else time
 
 
+def _encoding_of(charset: str) -> str:
+    """Python's name of the server's character set. Of wide ones the library says the wrong order of bytes, or none."""
+    return _WIDE.get(charset) or _encoding_by_library(charset)
+
+
+def _date(event: Any) -> date | None:
+    """A DATE; None for one that no calendar has."""
+    number = event.packet.read_uint24()
+    try:
+        return date(number >> 9, number >> 5 & 0xF, number & 0x1F)
+    except ValueError:
+        return None
+
+
 def _members(event: Any, length: int) -> list[list[bytes]]:
     """Of each ENUM or SET, in the column's character set, which is not known yet."""
     packet, found = event.packet, []
@@ -165,9 +180,12 @@ def _decoded(member: str | bytes, charset: str | None) -> str:
         return member.decode("utf-8", "backslashreplace")
 
 
+_encoding_by_library = RowsEvent.charset_to_encoding
 _complete_by_library = TableMapEvent._sync_column_info
 TableMapEvent._sync_column_info = _complete
 TableMapEvent._read_type_values = _members
+RowsEvent.charset_to_encoding = staticmethod(_encoding_of)
+RowsEvent._RowsEvent__read_date = _date
 RowsEvent._RowsEvent__read_time2 = _time
 MetadataFieldType.by_index = staticmethod(_field_of)
 binlogstream.BinLogPacketWrapper = Packet

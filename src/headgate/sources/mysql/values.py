@@ -1,6 +1,7 @@
 """Values of MySQL and MariaDB, turned into JSON: the same from a snapshot's text and from the binary log.
 
-https://dev.mysql.com/doc/refman/8.4/en/data-types.html. Zero dates (`0000-00-00`) are null: no calendar has them.
+https://dev.mysql.com/doc/refman/8.4/en/data-types.html. Dates that no calendar has are null (`0000-00-00`,
+`2026-02-31`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ Convert: TypeAlias = Callable[[Any], bytes]
 
 _encode = msgspec.json.encode
 _NULL: Final = b"null"
-_ZERO_DATE: Final = "0000-00-00"
 
 
 class Form(NamedTuple):
@@ -110,7 +110,16 @@ def _address(family: AddressFamily, length: int) -> Convert:
 
 def _date_text(value: Any) -> bytes:
     text = _as_str(value)
-    return _NULL if "-00" in text or text.startswith(_ZERO_DATE[:4]) else _encode(text)
+    return _encode(text) if _is_date(text) else _NULL
+
+
+def _is_date(text: str) -> bool:
+    """Whether a calendar has it; sessions may allow `0000-00-00`, `2026-11-00` and `2026-02-31`."""
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _date(value: date) -> bytes:
@@ -120,7 +129,7 @@ def _date(value: date) -> bytes:
 def _instant_text(suffix: str) -> Convert:
     def convert(value: Any) -> bytes:
         text = _as_str(value)
-        if "-00" in text[:10] or text.startswith(_ZERO_DATE[:4]):
+        if not _is_date(text[:10]):
             return _NULL
         return _encode(_without_zeros(text.replace(" ", "T", 1)) + suffix)
 
