@@ -87,7 +87,7 @@ def user(owner: pymysql.Connection[pymysql.cursors.Cursor], binlog_database: str
         cursor.execute(f"drop user {name}")
 
 
-async def test_a_drafted_config_carries_a_mariadb_to_an_agent_through_load_a_crash_and_a_new_column(
+async def test_a_drafted_config_carries_a_mariadb_or_mysql_to_an_agent_through_load_a_crash_and_a_new_column(
     tmp_path: Path,
     binlog_database: str,
     owner: pymysql.Connection[pymysql.cursors.Cursor],
