@@ -196,6 +196,22 @@ def ids(first: int, count: int) -> str:
     return ", ".join(f"({number})" for number in range(first, first + count))
 
 
+def test_a_table_that_is_made_of_another_ones_rows_is_read_whole(owner: Owner) -> None:
+    """MySQL logs the statement as a transaction, with its rows."""
+    owner.execute("create table t (id int primary key)", "insert into t values (1), (2)")
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        owner.execute("create table u (id int primary key) select id from t", "insert into u values (9)")
+        run.until(lambda: run.tables.get(f"{owner.name}.u"), "the new table")
+        run.covering(now_ms())
+        seen = [(each.op, (each.key or b"").decode()) for each in run.changes if each.table == f"{owner.name}.u"]
+    whole = [("r", '{"id":1}'), ("r", '{"id":2}'), ("r", '{"id":9}')]
+    assert seen[-5:] == [("m", ""), *whole, ("m", "")], "what comes before a snapshot does not count"
+    with Run(owner.source()) as run:
+        run.covering(now_ms())
+        assert run.rows() == []
+
+
 def test_a_rolled_back_transaction_is_never_told_and_a_long_one_comes_in_parts(owner: Owner) -> None:
     owner.execute("create table t (id int primary key)")
     with Run(owner.source()) as run:
