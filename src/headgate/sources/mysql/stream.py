@@ -246,8 +246,11 @@ class _Reading:
 
     def _rows(self, event: Any, file: str) -> Rows:
         kind = _KINDS[type(event)]
-        rows = [_whole(row) for row in event.rows]
-        why = _PARTIAL if any(map(_has_difference, rows)) else ""
+        rows = [_with_empty_sets(row) for row in event.rows]
+        why = ""
+        if isinstance(event, PartialUpdateRowsEvent):
+            rows = [_with_old_documents(row) for row in rows]
+            why = _PARTIAL if any(map(_has_difference, rows)) else ""
         return Rows(kind, f"{event.schema}.{event.table}", rows, file, self._began, _time_ms(event), why)
 
     def _statement(self, event: Any, file: str, position: int) -> list[Step]:
@@ -323,20 +326,24 @@ def _connect_once(**arguments: Any) -> _Once:
     return _Once(**arguments)
 
 
-def _whole(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the library's, where an empty set is no null and a document that did not change is the old one."""
-    for image in ("values", "before_values", "after_values"):
-        values, why = row.get(image, {}), row.get(_NONE_SOURCES[image], {})
-        for name in why:
-            if why[name] == NONE_SOURCE.EMPTY_SET:
-                values[name] = ()
-    after = row.get("after_values", {})
-    after.update({name: row["before_values"][name] for name in after if after[name] == Difference(b"")})
+def _with_empty_sets(row: dict[str, Any]) -> dict[str, Any]:
+    """The library's row, which has a null for them and says beside it why."""
+    for image, reasons in _NONE_SOURCES.items():
+        for name, why in row.get(reasons, {}).items():
+            if why == NONE_SOURCE.EMPTY_SET:
+                row[image][name] = ()
+    return row
+
+
+def _with_old_documents(row: dict[str, Any]) -> dict[str, Any]:
+    """A row in which a document that did not change is the one before."""
+    before, after = row["before_values"], row["after_values"]
+    after.update({name: before[name] for name in after if after[name] == Difference(b"")})
     return row
 
 
 def _has_difference(row: Mapping[str, Any]) -> bool:
-    return any(isinstance(value, Difference) for value in row.get("after_values", {}).values())
+    return any(isinstance(value, Difference) for value in row["after_values"].values())
 
 
 def _time_ms(event: Any) -> int:
