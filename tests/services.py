@@ -1,7 +1,8 @@
 """Real servers for the tests, each started on its first use and stopped when the session ends.
 
 A server that can't start fails the tests that ask for it. ALLOW_SKIP=1 skips them instead, with the reason. MariaDB
-comes with no package of Python's: where it is not installed its tests are skipped, but not where CI=true.
+and MySQL come with no package of Python's: where one is not installed its tests are skipped. MariaDB's are not where
+CI=true; MySQL's are there too, as Debian has no stable package of it.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
 from headgate.errors import HeadgateError
-from headgate.stack import Connect, Kafka, MariaDB, Postgres, Registry, Server, Valkey
+from headgate.stack import Connect, Kafka, MariaDB, MySQL, Postgres, Registry, Server, Valkey
 from headgate.stack.base import kill_all_below
+from headgate.stack.binlog import BinlogServer
 
 AnyServer = TypeVar("AnyServer", bound=Server)
 FOLDER_PREFIX = "headgate-tests-"
@@ -56,8 +58,8 @@ def throwaway_folder() -> Iterator[Path]:
 @contextmanager
 def started(server: AnyServer) -> Iterator[AnyServer]:
     """The server, started; stopped at the end, whatever happened in between."""
-    if isinstance(server, MariaDB):
-        require_mariadb()
+    if isinstance(server, BinlogServer):
+        require_installed(type(server))
     try:
         server.start()
     except HeadgateError as error:
@@ -70,9 +72,11 @@ def started(server: AnyServer) -> Iterator[AnyServer]:
         server.stop()
 
 
-def require_mariadb() -> None:
-    """Skips the test where MariaDB is not installed. In CI it runs nonetheless, and fails: there it has to be."""
-    if not MariaDB.is_installed() and os.environ.get("CI") != "true":
+def require_installed(kind: type[BinlogServer]) -> None:
+    """Skips the test where the server is not installed. In CI MariaDB has to be: there it runs, and fails."""
+    if kind is MySQL and not MySQL.is_installed():
+        pytest.skip("no mysqld of MySQL on the PATH nor in /usr/sbin: install MySQL's server")
+    if kind is MariaDB and not MariaDB.is_installed() and os.environ.get("CI") != "true":
         pytest.skip("no mariadbd on the PATH nor in /usr/sbin: install MariaDB's server (Debian's mariadb-server)")
 
 
@@ -131,14 +135,42 @@ def mariadb(services_folder: Path) -> Iterator[MariaDB]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def mysql(services_folder: Path) -> Iterator[MySQL]:
+    """The session's MySQL."""
+    with started(MySQL(services_folder / "mysql")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["mariadb", "mysql"])
+def binlog_server(request: pytest.FixtureRequest) -> BinlogServer:
+    """The session's MariaDB, and its MySQL: a test that asks for it runs once on each."""
+    server: BinlogServer = request.getfixturevalue(request.param)
+    return server
+
+
 @pytest.fixture
-def mysql_database(mariadb: MariaDB) -> Iterator[str]:
+def binlog_database(binlog_server: BinlogServer) -> Iterator[str]:
+    """The DSN of a fresh database, once on MariaDB and once on MySQL. Afterwards it is dropped."""
+    with fresh_database(binlog_server) as dsn:
+        yield dsn
+
+
+@pytest.fixture
+def mariadb_database(mariadb: MariaDB) -> Iterator[str]:
     """The DSN of a fresh database on MariaDB. Afterwards it is dropped."""
+    with fresh_database(mariadb) as dsn:
+        yield dsn
+
+
+@contextmanager
+def fresh_database(server: BinlogServer) -> Iterator[str]:
+    """The DSN of a database that is dropped at the end."""
     name = f"t_{uuid.uuid4().hex[:12]}"
-    _on_mariadb(mariadb, f"create database {name} character set utf8mb4")
-    yield mariadb.dsn(name)
-    mariadb.start()  # a test may have killed or frozen it
-    _on_mariadb(mariadb, f"drop database {name}")
+    _on_server(server, f"create database {name} character set utf8mb4")
+    yield server.dsn(name)
+    server.start()  # a test may have killed or frozen it
+    _on_server(server, f"drop database {name}")
 
 
 @pytest.fixture
@@ -166,7 +198,7 @@ def topic_prefix(kafka: Kafka) -> Iterator[str]:
             deleted.result(60)
 
 
-def _on_mariadb(server: MariaDB, statement: str) -> None:
+def _on_server(server: BinlogServer, statement: str) -> None:
     with pymysql.connect(host="127.0.0.1", port=server.port, user="root", autocommit=True) as admin:
         admin.cursor().execute(statement)
 

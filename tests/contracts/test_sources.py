@@ -10,7 +10,7 @@ import importlib.util
 import json
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,20 @@ CAPTURED = [kind for kind in plugins.kinds("sources") if hasattr(plugins.load("s
 """Those that capture a database; the others' topics are filled by someone else."""
 
 
-@pytest.fixture(params=CAPTURED)
+SERVERS: Mapping[str, Sequence[str]] = {"mysql": ("mariadb", "mysql")}
+"""Of a kind that reads more than one kind of server, their fixtures, each of which is given to its `open_ground`."""
+GROUNDS = [
+    *((kind,) for kind in CAPTURED if kind not in SERVERS),
+    *((kind, server) for kind, servers in SERVERS.items() for server in servers),
+]
+
+
+@pytest.fixture(params=GROUNDS, ids=["-".join(each) for each in GROUNDS])
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
-    """An empty database of each kind. A kind without a ground fails: no source goes untested."""
-    module = importlib.import_module(f"tests.contracts.source_kinds.{request.param}")
-    with closing(module.open_ground(request, tmp_path)) as opened:
+    """An empty database of each kind, on each of its servers. A kind without a ground fails: none goes untested."""
+    kind, *servers = request.param
+    module = importlib.import_module(f"tests.contracts.source_kinds.{kind}")
+    with closing(module.open_ground(request, tmp_path, *map(request.getfixturevalue, servers))) as opened:
         yield opened
 
 
@@ -433,9 +442,10 @@ def _random_statement(dice: random.Random) -> str:
             " ON CONFLICT (id) DO UPDATE SET name = excluded.name",
             f"INSERT INTO seats (a, b, c) VALUES ('{word}', {key}, NULL) ON CONFLICT DO NOTHING",
             f"UPDATE people SET name = '{word}' WHERE id % 5 = {key % 5}",
-            f"UPDATE people SET id = {other} WHERE id = {key} AND NOT EXISTS (SELECT 1 FROM people WHERE id = {other})",
+            f"UPDATE people SET id = {other} WHERE id = {key}"
+            f" AND NOT EXISTS (SELECT 1 FROM (SELECT id FROM people) AS p WHERE p.id = {other})",
             f"UPDATE seats SET c = '{word}', b = b + 1000 WHERE b = {key}"
-            f" AND NOT EXISTS (SELECT 1 FROM seats AS s WHERE s.b = {key + 1000})",
+            f" AND NOT EXISTS (SELECT 1 FROM (SELECT b FROM seats) AS s WHERE s.b = {key + 1000})",
             f"DELETE FROM people WHERE id > {other}",
             f"DELETE FROM seats WHERE a = '{word}' AND b > {key}",
         ]

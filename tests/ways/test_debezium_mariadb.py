@@ -1,11 +1,11 @@
-"""Debezium's MariaDB connector on a real Kafka Connect, from a real MariaDB through to an agent's answer."""
+"""Debezium's connectors for MariaDB and MySQL on a real Kafka Connect, from real servers to an agent's answer."""
 
 from __future__ import annotations
 
 import random
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,10 +16,10 @@ import pytest
 from pymysql.cursors import Cursor
 
 from headgate.errors import StackError
-from headgate.stack import Connect, Kafka, MariaDB, Registry, Stack
+from headgate.stack import Connect, Kafka, MariaDB, MySQL, Registry, Stack
 from headgate.state.sqlite import open_state
 from headgate.telemetry import wall_clock_ms
-from tests.services import require_mariadb, started
+from tests.services import fresh_database, require_installed, started
 from tests.ways.debezium import FORMATS, Connector, Format, asked, config_of, converters
 from tests.ways.deployment import all_rows, caught_up, client, headgate, reader_of, ready, until
 from tests.ways.test_debezium_restarts import (
@@ -31,7 +31,8 @@ from tests.ways.test_debezium_restarts import (
     told,
     value_of,
 )
-from tests.ways.test_mysql_source import TYPES, Owner, Run
+from tests.ways.test_mysql_source import Owner, Run
+from tests.ways.test_mysql_types import TYPES
 from tests.ways.test_staleness import agent_of
 
 _ROWS = 40
@@ -125,10 +126,25 @@ class MariaDBConnector(Connector):
         """The database goes as a whole."""
 
 
+class MySQLConnector(MariaDBConnector):
+    """One connector on MySQL."""
+
+    def _settings(self) -> dict[str, str]:
+        return {
+            **super()._settings(),
+            "connector.class": "io.debezium.connector.mysql.MySqlConnector",
+            "database.ssl.mode": "disabled",
+        }
+
+
+def connector(connect: Connect, database: str, table: str, **more: str) -> AbstractContextManager[MariaDBConnector]:
+    """A running connector on MariaDB for the length of a block."""
+    return running(MariaDBConnector(connect, database, f"{name_of(database)}.{table}"), **more)
+
+
 @contextmanager
-def connector(connect: Connect, database: str, table: str, **more: str) -> Iterator[MariaDBConnector]:
-    """A running connector for the length of a block."""
-    made = MariaDBConnector(connect, database, f"{name_of(database)}.{table}")
+def running(made: MariaDBConnector, **more: str) -> Iterator[MariaDBConnector]:
+    """It, for the length of a block."""
     try:
         made.register(**more)
         yield made
@@ -141,16 +157,17 @@ def test_each_of_the_connectors_is_there_beside_the_others(worker: Connect) -> N
     assert found >= {"PostgresConnector", "MariaDbConnector", "MySqlConnector"}
 
 
-def test_a_stack_with_a_mariadb_has_its_connector(services_folder: Path) -> None:
-    require_mariadb()
-    stack = Stack(services_folder / "stack", ["connect", "mariadb"])
+@pytest.mark.parametrize(("kind", "connector"), [(MariaDB, "MariaDbConnector"), (MySQL, "MySqlConnector")])
+def test_a_stack_with_a_mariadb_or_mysql_has_its_connector(
+    services_folder: Path, kind: type[MariaDB | MySQL], connector: str
+) -> None:
+    require_installed(kind)
+    stack = Stack(services_folder / "stack", ["connect", kind.name])
     try:
         stack.up()
         url = (stack.service("connect").connection())["url"]
         found = {each["class"].rpartition(".")[2] for each in httpx.get(f"{url}/connector-plugins", timeout=60).json()}
-        assert found & {"PostgresConnector", "MariaDbConnector", "MySqlConnector"} == {
-            "PostgresConnector", "MariaDbConnector",
-        }  # fmt: skip
+        assert found & {"PostgresConnector", "MariaDbConnector", "MySqlConnector"} == {"PostgresConnector", connector}
     finally:
         stack.down(purge=True)
 
@@ -182,15 +199,21 @@ def row(number: int) -> str:
 
 @pytest.mark.parametrize("form", FORMATS)
 async def test_rows_reach_an_agent_as_a_person_reads_them_and_as_our_own_capture_does(
-    form: Format, tmp_path: Path, kafka: Kafka, worker: Connect, registry: Registry, mysql_database: str, redis_url: str
+    form: Format,
+    tmp_path: Path,
+    kafka: Kafka,
+    worker: Connect,
+    registry: Registry,
+    mariadb_database: str,
+    redis_url: str,
 ) -> None:
-    name = name_of(mysql_database)
-    with session(mysql_database) as owner:
+    name = name_of(mariadb_database)
+    with session(mariadb_database) as owner:
         owner.execute("set time_zone = '+00:00'")
         owner.execute(f"create table things (id bigint primary key, {columns()})")
         owner.execute(f"insert into things values {row(1)}, {row(2)}")
         more = _READABLE if form == "plain" else {"bigint.unsigned.handling.mode": "precise"}
-        with connector(worker, mysql_database, "things", **converters(form, registry.url), **more) as made:
+        with connector(worker, mariadb_database, "things", **converters(form, registry.url), **more) as made:
             config = config_of(
                 tmp_path, made, kafka, redis_url, f"{name}.things", registry_url=registry.url, heartbeat=made.heartbeat,
                 entities=f"entities: {{thing: {{from: {made.name}.{name}.things, lookups: [k],"
@@ -202,13 +225,7 @@ async def test_rows_reach_an_agent_as_a_person_reads_them_and_as_our_own_capture
                 owner.execute("update things set k = 'new' where id = 2")
                 owner.execute("update things set id = 40, k = 'moved' where id = 4")
                 owner.execute("delete from things where id = 1")
-                reader, app = reader_of(config)
-                try:
-                    await caught_up(reader, "thing", wall_clock_ms())
-                    rows = {each["id"]: each for each in await all_rows(reader, "thing")}
-                finally:
-                    await reader.close()
-                    app.close()
+                rows = await stored_rows(config)
                 async with client(process.url()) as agent:
                     answer = await agent.call_tool("lookup_thing", {"k": "moved"})
     expected = {column: value for column, (_, _, value) in TYPES.items()} | _THEIRS
@@ -221,12 +238,48 @@ async def test_rows_reach_an_agent_as_a_person_reads_them_and_as_our_own_capture
     assert (found["values"]["id"], found["values"]["c"]) == (40, expected["c"])
     assert answer.meta["headgate/freshness"]["state"] == "fresh"
     if form != "plain":
-        ours = own_rows(mysql_database, tmp_path)
+        ours = own_rows(mariadb_database, tmp_path)
         assert {key: {**each, **_THEIRS} for key, each in ours.items()} == rows
 
 
+async def test_rows_of_a_mysql_reach_the_store_as_our_own_capture_reads_them(
+    tmp_path: Path, mysql: MySQL, kafka: Kafka, worker: Connect, redis_url: str
+) -> None:
+    precise = {"bigint.unsigned.handling.mode": "precise", **converters("inline", "")}
+    with fresh_database(mysql) as database, session(database) as owner:
+        name = name_of(database)
+        owner.execute("set time_zone = '+00:00'")
+        owner.execute(f"create table things (id bigint primary key, {columns()})")
+        owner.execute(f"insert into things values {row(1)}, {row(2)}")
+        with running(MySQLConnector(worker, database, f"{name}.things"), **precise) as made:
+            entities = f"entities: {{thing: {{from: {made.name}.{name}.things}}}}"
+            config = config_of(tmp_path, made, kafka, redis_url, f"{name}.things", entities, heartbeat=made.heartbeat)
+            with headgate(tmp_path, "run") as process:
+                until(lambda: ready(process.url()))
+                owner.execute(f"insert into things values {row(3)}, {row(4)}")
+                owner.execute("update things set k = 'new' where id = 2")
+                owner.execute("update things set id = 40 where id = 4")
+                owner.execute("delete from things where id = 1")
+                rows = await stored_rows(config)
+        expected = {column: value for column, (_, _, value) in TYPES.items()} | _THEIRS
+        assert rows == {2: {"id": 2, **expected, "k": "new"}, **{key: {"id": key, **expected} for key in (3, 40)}}
+        ours = own_rows(database, tmp_path)
+        assert {key: {**each, **_THEIRS} for key, each in ours.items()} == rows
+
+
+async def stored_rows(config: Path) -> dict[int, dict[str, Any]]:
+    """The rows of the store, once it holds what has been committed."""
+    reader, app = reader_of(config)
+    try:
+        await caught_up(reader, "thing", wall_clock_ms())
+        return {each["id"]: each for each in await all_rows(reader, "thing")}
+    finally:
+        await reader.close()
+        app.close()
+
+
 def own_rows(database: str, folder: Path) -> dict[int, dict[str, Any]]:
-    """The table as our own capture of MariaDB reads it."""
+    """The table as our own capture reads it."""
     with (
         closing(open_state(folder / "own.db", clock=wall_clock_ms)) as state,
         closing(Owner(database, state)) as owner,
@@ -245,12 +298,12 @@ def make_counted(owner: Cursor, rows: int) -> None:
 
 
 def test_a_truncate_empties_a_topic_of_one_partition(
-    tmp_path: Path, kafka: Kafka, worker: Connect, mysql_database: str, redis_url: str
+    tmp_path: Path, kafka: Kafka, worker: Connect, mariadb_database: str, redis_url: str
 ) -> None:
-    name = name_of(mysql_database)
-    with session(mysql_database) as owner:
+    name = name_of(mariadb_database)
+    with session(mariadb_database) as owner:
         make_counted(owner, 2)
-        with connector(worker, mysql_database, "counted", **{"topic.creation.default.partitions": "1"}) as made:
+        with connector(worker, mariadb_database, "counted", **{"topic.creation.default.partitions": "1"}) as made:
             config_of(tmp_path, made, kafka, redis_url, f"{name}.counted", heartbeat=made.heartbeat,
                       entities=f"entities: {{counted: {{from: {made.name}.{name}.counted}}}}")  # fmt: skip
             with headgate(tmp_path, "run") as process, agent_of(process) as agent:
@@ -262,12 +315,12 @@ def test_a_truncate_empties_a_topic_of_one_partition(
 
 
 def test_an_idle_server_is_fresh_and_a_silent_one_is_not(
-    tmp_path: Path, kafka: Kafka, worker: Connect, mariadb: MariaDB, mysql_database: str, redis_url: str
+    tmp_path: Path, kafka: Kafka, worker: Connect, mariadb: MariaDB, mariadb_database: str, redis_url: str
 ) -> None:
-    name = name_of(mysql_database)
-    with session(mysql_database) as owner:
+    name = name_of(mariadb_database)
+    with session(mariadb_database) as owner:
         make_counted(owner, 1)
-    with connector(worker, mysql_database, "counted") as made:
+    with connector(worker, mariadb_database, "counted") as made:
         config_of(tmp_path, made, kafka, redis_url, f"{name}.counted", heartbeat=made.heartbeat,
                   entities=f"entities: {{counted: {{from: {made.name}.{name}.counted}}}}")  # fmt: skip
         with headgate(tmp_path, "run") as process, agent_of(process) as agent:
@@ -326,27 +379,27 @@ def await_changes(database: str, most: int) -> None:
 
 
 async def test_no_row_goes_back_when_the_connector_is_killed_before_it_has_noted_how_far_it_was(
-    tmp_path: Path, kafka: Kafka, worker: Connect, mysql_database: str, redis_url: str
+    tmp_path: Path, kafka: Kafka, worker: Connect, mariadb_database: str, redis_url: str
 ) -> None:
-    table = f"{name_of(mysql_database)}.counted"
-    with session(mysql_database) as owner:
+    table = f"{name_of(mariadb_database)}.counted"
+    with session(mariadb_database) as owner:
         make_counted(owner, _ROWS)
-    with connector(worker, mysql_database, "counted") as made:
+    with connector(worker, mariadb_database, "counted") as made:
         config = config_of(tmp_path, made, kafka, redis_url, table, heartbeat=made.heartbeat,
                            entities=f"entities: {{counted: {{from: {made.name}.{table}}}}}")  # fmt: skip
         with headgate(tmp_path, "run") as process:
             until(lambda: ready(process.url()))
-            with Watching(config) as watching, Writing(mysql_database):
+            with Watching(config) as watching, Writing(mariadb_database):
                 made.await_noted()
                 for _ in range(_CRASHES):
-                    await_changes(mysql_database, 2_000)
+                    await_changes(mariadb_database, 2_000)
                     worker.kill()
-                    with session(mysql_database) as owner:
+                    with session(mariadb_database) as owner:
                         owner.execute("flush binary logs")
                     worker.start()
                     made.await_running()
                     assert await stored(config, wall_clock_ms())
-            await ends_as(config, counted(mysql_database))
+            await ends_as(config, counted(mariadb_database))
             assert watching.looks > 20
             assert watching.gone_back == []
         assert repeated(made, kafka, table) > 0, "nothing was told again, so that nothing was shown"

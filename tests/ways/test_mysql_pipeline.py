@@ -1,4 +1,4 @@
-"""The way of a change from a real MariaDB to an agent's answer, on the config that `headgate init` drafts of it."""
+"""The way of a change from a real MariaDB or MySQL to an agent's answer, on the config that `headgate init` drafts."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Load:
 
 
 @pytest.fixture
-def owner(mysql_database: str) -> Iterator[pymysql.Connection[pymysql.cursors.Cursor]]:
-    parts = urlsplit(mysql_database)
+def owner(binlog_database: str) -> Iterator[pymysql.Connection[pymysql.cursors.Cursor]]:
+    parts = urlsplit(binlog_database)
     connection = pymysql.connect(
         host="127.0.0.1", port=parts.port or 0, user="root", database=parts.path.strip("/"), autocommit=True
     )
@@ -76,28 +76,28 @@ def owner(mysql_database: str) -> Iterator[pymysql.Connection[pymysql.cursors.Cu
 
 
 @pytest.fixture
-def user(owner: pymysql.Connection[pymysql.cursors.Cursor], mysql_database: str) -> Iterator[str]:
+def user(owner: pymysql.Connection[pymysql.cursors.Cursor], binlog_database: str) -> Iterator[str]:
     """A user with a password, and the privileges that the docs name."""
     name = f"u_{uuid.uuid4().hex[:8]}"
     with owner.cursor() as cursor:
         cursor.execute(f"create user {name} identified by %s", [PASSWORD])
-        cursor.execute(f"grant select on {urlsplit(mysql_database).path.strip('/')}.* to {name}")
+        cursor.execute(f"grant select on {urlsplit(binlog_database).path.strip('/')}.* to {name}")
         cursor.execute(f"grant reload, replication slave, replication client on *.* to {name}")
         yield name
         cursor.execute(f"drop user {name}")
 
 
-async def test_a_drafted_config_carries_a_mariadb_to_an_agent_through_load_a_crash_and_a_new_column(
+async def test_a_drafted_config_carries_a_mariadb_or_mysql_to_an_agent_through_load_a_crash_and_a_new_column(
     tmp_path: Path,
-    mysql_database: str,
+    binlog_database: str,
     owner: pymysql.Connection[pymysql.cursors.Cursor],
     user: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with closing(MysqlTables(mysql_database)) as tables, closing(Load(tables)) as load, owner.cursor() as cursor:
+    with closing(MysqlTables(binlog_database)) as tables, closing(Load(tables)) as load, owner.cursor() as cursor:
         load.until(20)
         config = tmp_path / "headgate.yaml"
-        url = mysql_database.replace("root@", f"{user}:{PASSWORD}@")
+        url = binlog_database.replace("root@", f"{user}:{PASSWORD}@")
         said = command(tmp_path, "init", url, "--name", "shop")
         assert PASSWORD not in said + config.read_text()
         monkeypatch.setenv("HEADGATE_SOURCE_PASSWORD", PASSWORD)

@@ -24,7 +24,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from headgate.errors import MissingExtra, StackError
-from headgate.stack import DEFAULT_SERVICES, Connect, Kafka, MariaDB, Postgres, Registry, Stack, Valkey
+from headgate.stack import DEFAULT_SERVICES, Connect, Kafka, MariaDB, MySQL, Postgres, Registry, Stack, Valkey
 from headgate.stack.base import kill_all_below
 from headgate.stack.jars import LOCK_FILE, Jar, locked, obtain
 from headgate.stack.ports import free_port, is_free
@@ -102,7 +102,7 @@ def test_an_unknown_service_is_named(folder: Path) -> None:
 
 def test_one_failure_leaves_the_others_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("headgate.stack.mariadb.SYSTEM_PROGRAMS", "")
+    monkeypatch.setattr("headgate.stack.binlog.SYSTEM_PROGRAMS", "")
     stack = Stack(folder / "stack", ["valkey", "mariadb"])
     with pytest.raises(StackError, match="apt-get install mariadb-server"):
         stack.up()
@@ -234,20 +234,55 @@ def test_a_server_outlives_the_process_that_started_it(folder: Path) -> None:
 
 def test_mariadb_that_is_missing_names_its_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("headgate.stack.mariadb.SYSTEM_PROGRAMS", "")
+    monkeypatch.setattr("headgate.stack.binlog.SYSTEM_PROGRAMS", "")
     with pytest.raises(StackError, match="apt-get install mariadb-server"):
         MariaDB(folder / "mariadb").start()
 
 
 def test_without_mariadb_its_tests_are_skipped_but_not_in_ci(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.setattr("headgate.stack.mariadb.SYSTEM_PROGRAMS", "")
+    monkeypatch.setattr("headgate.stack.binlog.SYSTEM_PROGRAMS", "")
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="mariadb-server"), started(MariaDB(folder / "mariadb")):
         pass
     monkeypatch.setenv("CI", "true")
     with pytest.raises(StackError, match="mariadb-server"), started(MariaDB(folder / "mariadb")):
         pass
+
+
+def made_program(folder: Path, version: str) -> Path:
+    """A `mysqld` that says it is of this version, alone in its folder."""
+    folder.mkdir(parents=True)
+    program = folder / "mysqld"
+    program.write_text(f"#!/bin/sh\necho 'mysqld  Ver {version} for Linux on x86_64'\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_mysql_is_found_behind_the_link_of_its_name_that_comes_with_mariadb(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headgate.stack.binlog.SYSTEM_PROGRAMS", "")
+    link = made_program(folder / "mariadb", "10.11.19-MariaDB-0")
+    monkeypatch.setenv("PATH", str(link.parent))
+    assert not MySQL.is_installed()
+    program = made_program(folder / "mysql", "8.4.3 (MySQL Community Server - GPL)")
+    monkeypatch.setenv("PATH", f"{link.parent}:{program.parent}")
+    assert MySQL.is_installed()
+    assert MySQL(folder / "server").installation(folder)[0] == str(program)
+
+
+def test_without_mysql_its_tests_are_skipped_and_it_says_what_to_install(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("headgate.stack.binlog.SYSTEM_PROGRAMS", "")
+    with pytest.raises(StackError, match="Install MySQL's server"):
+        MySQL(folder / "mysql").start()
+    for in_ci in ("true", "false"):
+        monkeypatch.setenv("CI", in_ci)
+        with pytest.raises(pytest.skip.Exception, match="MySQL's server"), started(MySQL(folder / "mysql")):
+            pass
 
 
 def test_a_package_that_is_missing_names_the_extra(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

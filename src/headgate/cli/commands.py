@@ -375,7 +375,7 @@ StackDir = Annotated[Path, typer.Option("--dir", help="Where the servers keep th
 
 @stack.command("up")
 def stack_up(
-    with_: Annotated[str, typer.Option("--with", help="More servers: connect,registry,mariadb")] = "",
+    with_: Annotated[str, typer.Option("--with", help="More servers: connect,registry,mariadb,mysql")] = "",
     dir: StackDir = STACK_FOLDER,
 ) -> None:
     """Starts Kafka, Postgres and Valkey on loopback, and prints the config's connections."""

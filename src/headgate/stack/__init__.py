@@ -4,6 +4,7 @@ from headgate.stack.base import Connection, Progress, Server, Service
 from headgate.stack.connect import Connect
 from headgate.stack.kafka import Kafka
 from headgate.stack.mariadb import MariaDB
+from headgate.stack.mysql import MySQL
 from headgate.stack.postgres import Postgres
 from headgate.stack.registry import Registry
 from headgate.stack.stack import DEFAULT_SERVICES, Stack, Status
@@ -15,6 +16,7 @@ __all__ = [
     "Connection",
     "Kafka",
     "MariaDB",
+    "MySQL",
     "Postgres",
     "Progress",
     "Registry",

@@ -17,6 +17,7 @@ from headgate.stack.base import Connection, Progress, Server, exclusive, silent
 from headgate.stack.connect import PLUGINS, Connect
 from headgate.stack.kafka import Kafka
 from headgate.stack.mariadb import MariaDB
+from headgate.stack.mysql import MySQL
 from headgate.stack.postgres import Postgres
 from headgate.stack.registry import Registry
 from headgate.stack.valkey import Valkey
@@ -27,7 +28,7 @@ CONNECTION_NAMES = MappingProxyType(
     {"kafka": "main", "valkey": "cache", "postgres": "shop", "registry": "registry", "connect": "connect"}
 )
 # In the order in which they are started; those of one line do not wait for each other.
-STAGES = (("kafka", "postgres", "valkey", "registry", "mariadb"), ("connect",))
+STAGES = (("kafka", "postgres", "valkey", "registry", "mariadb", "mysql"), ("connect",))
 NEEDS: Mapping[str, Sequence[str]] = {"connect": ("kafka",)}
 
 
@@ -162,8 +163,8 @@ class Stack:
         return self.folder / "stack.json"
 
 
-KINDS: Mapping[str, type[Kafka | Postgres | Valkey | Registry | MariaDB]] = {
-    kind.name: kind for kind in (Kafka, Postgres, Valkey, Registry, MariaDB)
+KINDS: Mapping[str, type[Kafka | Postgres | Valkey | Registry | MariaDB | MySQL]] = {
+    kind.name: kind for kind in (Kafka, Postgres, Valkey, Registry, MariaDB, MySQL)
 }
 
 

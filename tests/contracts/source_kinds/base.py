@@ -1,7 +1,8 @@
 """What the suite of sources needs to know of a kind: one file here per kind, named as the kind is.
 
 Each file holds `def open_ground(request: pytest.FixtureRequest, folder: Path) -> Ground`, which makes a
-fresh, empty database (by `request.getfixturevalue("postgres")`, where a server is needed). The suite
+fresh, empty database (by `request.getfixturevalue("postgres")`, where a server is needed). A kind that reads
+more than one kind of server is named in the suite, and is given each as a third argument. The suite
 speaks SQL that both dialects know (integer and text columns, quoted identifiers by `"`); what differs
 goes through `Ground`.
 """

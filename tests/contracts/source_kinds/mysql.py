@@ -1,9 +1,10 @@
-"""The kind `mysql`: a fresh database of the session's MariaDB for each test."""
+"""The kind `mysql`: a fresh database for each test, of the session's MariaDB and of its MySQL."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,8 +17,10 @@ from pymysql.cursors import DictCursor
 from headgate.model.change import Change
 from headgate.sources import mysql as source_kind
 from headgate.sources.base import Source
+from headgate.stack.binlog import BinlogServer
 from headgate.state.sqlite import open_state
 from headgate.telemetry import wall_clock_ms
+from tests.services import fresh_database
 
 
 class MysqlGround:
@@ -26,8 +29,9 @@ class MysqlGround:
     kind = "mysql"
     connector = source_kind.CONNECTOR
 
-    def __init__(self, dsn: str, folder: Path) -> None:
-        self.dsn = dsn
+    def __init__(self, server: BinlogServer, folder: Path) -> None:
+        self._opened = ExitStack()
+        self.dsn = dsn = self._opened.enter_context(fresh_database(server))
         self.folder = folder
         parts = urlsplit(dsn)
         self.database = parts.path.strip("/")
@@ -78,6 +82,7 @@ class MysqlGround:
     def close(self) -> None:
         self.owner.close()
         self.state.close()
+        self._opened.close()
 
 
 def _in_its_words(statement: str) -> str:
@@ -93,6 +98,6 @@ def _in_its_words(statement: str) -> str:
     return statement
 
 
-def open_ground(request: pytest.FixtureRequest, folder: Path) -> MysqlGround:
-    """The fixture `mysql_database`, which is dropped after the test."""
-    return MysqlGround(request.getfixturevalue("mysql_database"), folder)
+def open_ground(request: pytest.FixtureRequest, folder: Path, server: BinlogServer) -> MysqlGround:
+    """A database that `close` drops."""
+    return MysqlGround(server, folder)

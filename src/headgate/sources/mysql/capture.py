@@ -21,7 +21,7 @@ from headgate.sources.mysql.confirmations import Confirmations
 from headgate.sources.mysql.position import Note, Notes, Place, file_number, sequence_of
 from headgate.sources.mysql.rows import RowShape
 from headgate.sources.mysql.schema import LEFT_OUT, Relation, wanted
-from headgate.sources.mysql.server import Connection, Identity, another, clock_ms, holds, status, translated
+from headgate.sources.mysql.server import Connection, Identity, another, clock_ms, holds, status, translated, unreadable
 from headgate.sources.mysql.snapshot import Snapshot
 from headgate.sources.mysql.stream import Reached, Rows, Statement, Step, Stream
 from headgate.telemetry import Clock, logger
@@ -269,6 +269,8 @@ class MysqlCapture:
         return []
 
     def _row_changes(self, step: Rows, shape: RowShape) -> list[Change]:
+        if step.unreadable:
+            raise unreadable(self._server, step.unreadable)
         changes: list[Change] = []
         for row in step.rows:
             at = self._next(step)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from headgate.errors import SourceNotReady, TableWithoutKey
 from headgate.model.table import Column, ForeignKey, Table
 from headgate.sources.mysql.config import Config
-from headgate.sources.mysql.server import Connection, execute
+from headgate.sources.mysql.server import Connection, execute, identify
 from headgate.sources.mysql.values import Form, form_of
 
 LEFT_OUT: Final = "such a type can't be read from a binary log"
@@ -55,11 +55,14 @@ def wanted(connection: Connection, config: Config) -> list[Relation]:
 def read(connection: Connection, databases: Sequence[str]) -> list[Relation]:
     """Every base table of these databases, by name."""
     columns = _grouped(_ask(connection, _COLUMNS, databases))
-    documents = {(row[0], row[1]) for row in _json_columns(connection, databases)}
+    is_mariadb = identify(connection).is_mariadb
+    documents = {(row[0], row[1]) for row in _ask(connection, _JSON, databases)} if is_mariadb else set()
     indexes = _grouped(_ask(connection, _INDEXES, databases))
     foreign = _grouped(_ask(connection, _FOREIGN_KEYS, databases))
     return [
-        described(name, int(estimate or 0), columns[name], documents, indexes[name], foreign[name])
+        described(
+            name, int(estimate or 0), columns[name], documents, indexes[name], foreign[name], is_mariadb=is_mariadb
+        )
         for name, estimate in _ask(connection, _TABLES, databases)
     ]
 
@@ -71,11 +74,13 @@ def described(
     documents: set[tuple[str, str]],
     indexes: list[tuple[Any, ...]],
     foreign: list[tuple[Any, ...]],
+    *,
+    is_mariadb: bool,
 ) -> Relation:
     """A table of what `information_schema` says of it. Columns that can't be read are named beside it."""
     readable, left_out = [], {}
     for _, column, data_type, column_type, nullable in columns:
-        form = form_of(data_type.lower(), column_type, is_json=(name, column) in documents)
+        form = form_of(data_type.lower(), column_type, is_json=(name, column) in documents, is_mariadb=is_mariadb)
         if form is None:
             left_out[column] = column_type
         else:
@@ -112,12 +117,6 @@ def _foreign_keys(rows: Iterable[tuple[Any, ...]]) -> tuple[ForeignKey, ...]:
     )
 
 
-def _json_columns(connection: Connection, databases: Sequence[str]) -> list[tuple[Any, ...]]:
-    """MariaDB's JSON is LONGTEXT with a check (https://mariadb.com/kb/en/json/); MySQL has no such view's column."""
-    ((version,),) = execute(connection, "select version()")
-    return _ask(connection, _JSON, databases) if "mariadb" in str(version).lower() else []
-
-
 def _ask(connection: Connection, query: str, databases: Sequence[str]) -> list[tuple[Any, ...]]:
     marks = ", ".join(["%s"] * len(databases))
     return execute(connection, query.replace("{databases}", marks), tuple(databases))
@@ -149,6 +148,7 @@ _FOREIGN_KEYS = """
     where table_schema in ({databases}) and referenced_table_name is not null
     order by 1, constraint_name, ordinal_position
 """
+# MariaDB's JSON is LONGTEXT with a check (https://mariadb.com/kb/en/json/).
 _JSON = """
     select concat(constraint_schema, '.', table_name), constraint_name from information_schema.check_constraints
     where constraint_schema in ({databases}) and check_clause = concat('json_valid(`', constraint_name, '`)')

@@ -21,6 +21,7 @@ _DENIED: Final = frozenset({1044, 1045, 1142, 1143, 1227, 1698})
 _LOST: Final = frozenset({1053, 1077, 1079, 1080, 1158, 1159, 1160, 1161, 1927, 2002, 2003, 2006, 2013, 2055})
 _PASSING: Final = frozenset({1040, 1203, 1205, 1213})
 _PURGED: Final = frozenset({1236, 1789, 13117})
+_STATUS_BEFORE_8_2: Final = "show master status"
 _WANTED: Final[Mapping[str, str]] = {
     "binlog_format": "ROW",
     "binlog_row_image": "FULL",
@@ -112,7 +113,7 @@ def clock_ms(connection: Connection) -> int:
 
 def status(connection: Connection, identity: Identity) -> Status:
     """Where the binary log ends now."""
-    rows = _binlog_status(connection)
+    rows = execute(connection, _STATUS_BEFORE_8_2 if _is_before_8_2(identity) else "show binary log status")
     if not rows:
         raise SourceNotReady("the server writes no binary log: start it with --log-bin")
     name = "@@gtid_binlog_pos" if identity.is_mariadb else "@@gtid_executed"
@@ -150,17 +151,29 @@ def another(server: str) -> BinlogPurged:
     )
 
 
-def _binlog_status(connection: Connection) -> list[tuple[Any, ...]]:
-    """MySQL 8.4 has another name for it."""
-    try:
-        return execute(connection, "show master status")
-    except pymysql.ProgrammingError:
-        return execute(connection, "show binary log status")
+def unreadable(server: str, why: str) -> BinlogPurged:
+    """What to raise where the binary log holds changes that can't be told."""
+    return BinlogPurged(
+        f"{server} has changes in its binary log that can't be read: {why}; then ask for a re-snapshot of every table "
+        "of the pipeline at once"
+    )
+
+
+def _is_before_8_2(identity: Identity) -> bool:
+    """MySQL 8.2 gave the statement another name, and 8.4 has lost the old one."""
+    return identity.is_mariadb or identity.version.startswith(("8.0.", "8.1."))
 
 
 def settings(connection: Connection) -> dict[str, str]:
     """The server's settings that capture depends on, as far as it has them."""
-    names = (*_WANTED, "log_bin", "binlog_transaction_compression", "expire_logs_days", "binlog_expire_logs_seconds")
+    names = (
+        *_WANTED,
+        "log_bin",
+        "binlog_transaction_compression",
+        "binlog_row_value_options",
+        "expire_logs_days",
+        "binlog_expire_logs_seconds",
+    )
     marks = ", ".join(["%s"] * len(names))
     rows = execute(connection, f"show global variables where variable_name in ({marks})", names)
     return {str(name): str(value) for name, value in rows}
@@ -176,6 +189,8 @@ def obstacles(found: Mapping[str, str]) -> list[str]:
             said.append(f"{name} is {found.get(name) or 'unknown'}: SET GLOBAL {name} = '{value}', in its config too")
     if found.get("binlog_transaction_compression") == "ON":
         said.append("binlog_transaction_compression is ON, which we can't read: SET GLOBAL it to OFF")
+    if found.get("binlog_row_value_options"):
+        said.append("binlog_row_value_options is PARTIAL_JSON, which we can't read: SET GLOBAL it to ''")
     return said
 
 

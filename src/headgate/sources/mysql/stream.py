@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 import pymysql
 from pymysqlreplication import BinLogStreamReader
+from pymysqlreplication.constants import NONE_SOURCE
 from pymysqlreplication.event import (
     FormatDescriptionEvent,
     GtidEvent,
@@ -21,15 +22,17 @@ from pymysqlreplication.event import (
     MariadbGtidEvent,
     QueryEvent,
     RotateEvent,
+    XAPrepareEvent,
     XidEvent,
 )
-from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
+from pymysqlreplication.row_event import DeleteRowsEvent, PartialUpdateRowsEvent, UpdateRowsEvent, WriteRowsEvent
 
 from headgate.errors import HeadgateError, Unavailable
 from headgate.sources.mysql.config import Config
 from headgate.sources.mysql.gtids import Gtids, domain_of
+from headgate.sources.mysql.packets import Difference, TaggedGtidEvent, UnreadableEvent
 from headgate.sources.mysql.position import Last, Place
-from headgate.sources.mysql.server import another, error_of
+from headgate.sources.mysql.server import another, error_of, unreadable
 
 Kind: TypeAlias = Literal["insert", "update", "delete"]
 
@@ -37,12 +40,17 @@ _LOST: Final = (2006, 2013)
 _QUEUED: Final = 2_000  # steps of at most one event of the log each
 _HEARTBEAT_S: Final = 0.1
 _EVENTS: Final = [
-    WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent, QueryEvent, XidEvent, RotateEvent, HeartbeatLogEvent,
-    GtidEvent, MariadbGtidEvent, FormatDescriptionEvent,
+    WriteRowsEvent, UpdateRowsEvent, PartialUpdateRowsEvent, DeleteRowsEvent, QueryEvent, XidEvent, XAPrepareEvent,
+    RotateEvent, HeartbeatLogEvent, GtidEvent, MariadbGtidEvent, TaggedGtidEvent, FormatDescriptionEvent,
+    UnreadableEvent,
 ]  # fmt: skip
 _KINDS: Final[Mapping[type, Kind]] = {
-    WriteRowsEvent: "insert", UpdateRowsEvent: "update", DeleteRowsEvent: "delete",
+    WriteRowsEvent: "insert", UpdateRowsEvent: "update", PartialUpdateRowsEvent: "update", DeleteRowsEvent: "delete",
 }  # fmt: skip
+_NONE_SOURCES: Final[Mapping[str, str]] = {
+    "values": "none_sources", "before_values": "before_none_sources", "after_values": "after_none_sources",
+}  # fmt: skip
+_PARTIAL: Final = "a session has binlog_row_value_options = PARTIAL_JSON: set it to '', there and globally"
 _TRUNCATE = re.compile(
     r"\s*truncate\s+(?:table\s+)?(?:(`(?:[^`]|``)+`|[\w$]+)\s*\.\s*)?(`(?:[^`]|``)+`|[\w$]+)", re.IGNORECASE
 )
@@ -59,6 +67,8 @@ class Rows(msgspec.Struct, frozen=True):
     began: int
     """Where its transaction begins in the file."""
     time_ms: int
+    unreadable: str = ""
+    """Why the rows can't be told, if they can't."""
 
 
 class Statement(msgspec.Struct, frozen=True):
@@ -196,8 +206,10 @@ class _Reading:
         if isinstance(event, FormatDescriptionEvent):
             self._begin_file(int(event.timestamp))
             return []
+        if isinstance(event, UnreadableEvent):
+            raise unreadable(self._server, event.why)
         self.is_on = self._shown is None
-        if isinstance(event, GtidEvent | MariadbGtidEvent):
+        if isinstance(event, GtidEvent | MariadbGtidEvent | TaggedGtidEvent):
             self._begin(event)
             return []
         if isinstance(event, HeartbeatLogEvent):
@@ -206,7 +218,7 @@ class _Reading:
             self._open = True
             self._gtids.touch(int(event.timestamp))
             return [] if self._is_shown_again() else [self._rows(event, file)]
-        if isinstance(event, XidEvent):
+        if isinstance(event, XidEvent | XAPrepareEvent):
             return self._commit(file, position)
         return self._statement(event, file, position)
 
@@ -234,15 +246,20 @@ class _Reading:
 
     def _rows(self, event: Any, file: str) -> Rows:
         kind = _KINDS[type(event)]
-        return Rows(kind, f"{event.schema}.{event.table}", event.rows, file, self._began, _time_ms(event))
+        rows = [_with_empty_sets(row) for row in event.rows]
+        why = ""
+        if isinstance(event, PartialUpdateRowsEvent):
+            rows = [_with_old_documents(row) for row in rows]
+            why = _PARTIAL if any(map(_has_difference, rows)) else ""
+        return Rows(kind, f"{event.schema}.{event.table}", rows, file, self._began, _time_ms(event), why)
 
     def _statement(self, event: Any, file: str, position: int) -> list[Step]:
         text = _COMMENT.sub("", _text(event.query), count=1) if _text(event.query) else ""
-        word = text[:9].strip().upper()
-        if word.startswith(("BEGIN", "SAVEPOINT")):
+        word = text[:11].upper()
+        if word.startswith(("BEGIN", "SAVEPOINT", "XA START", "XA END")):
             self._open = True
             return []
-        if word.startswith(("COMMIT", "ROLLBACK")):
+        if word.startswith(("COMMIT", "ROLLBACK", "XA COMMIT", "XA ROLLBACK")):
             return self._commit(file, position)
         self._gtids.touch(int(event.timestamp))
         told = (
@@ -307,6 +324,26 @@ def _connect_once(**arguments: Any) -> _Once:
     if "db" in arguments:
         arguments["database"] = arguments.pop("db")
     return _Once(**arguments)
+
+
+def _with_empty_sets(row: dict[str, Any]) -> dict[str, Any]:
+    """The library's row, which has a null for them and says beside it why."""
+    for image, reasons in _NONE_SOURCES.items():
+        for name, why in row.get(reasons, {}).items():
+            if why == NONE_SOURCE.EMPTY_SET:
+                row[image][name] = ()
+    return row
+
+
+def _with_old_documents(row: dict[str, Any]) -> dict[str, Any]:
+    """A row in which a document that did not change is the one before."""
+    before, after = row["before_values"], row["after_values"]
+    after.update({name: before[name] for name in after if after[name] == Difference(b"")})
+    return row
+
+
+def _has_difference(row: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Difference) for value in row["after_values"].values())
 
 
 def _time_ms(event: Any) -> int:

@@ -1,6 +1,7 @@
 """Values of MySQL and MariaDB, turned into JSON: the same from a snapshot's text and from the binary log.
 
-https://dev.mysql.com/doc/refman/8.4/en/data-types.html. Zero dates (`0000-00-00`) are null: no calendar has them.
+https://dev.mysql.com/doc/refman/8.4/en/data-types.html. Dates that no calendar has are null (`0000-00-00`,
+`2026-02-31`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ Convert: TypeAlias = Callable[[Any], bytes]
 
 _encode = msgspec.json.encode
 _NULL: Final = b"null"
-_ZERO_DATE: Final = "0000-00-00"
 
 
 class Form(NamedTuple):
@@ -39,11 +39,22 @@ class Form(NamedTuple):
 
 
 def _integer(value: Any) -> bytes:
-    return str(value).encode()
+    """ZEROFILL and the year 0 come with zeros in front, as no number of JSON has them."""
+    return str(int(value)).encode()
+
+
+def _year(value: int) -> bytes:
+    """The binary log counts from 1900, which itself is no year: it stands for 0."""
+    return _integer(value if value > 1900 else 0)
 
 
 def _decimal_text(value: Any) -> bytes:
-    return b'"%b"' % str(value).encode()
+    """Without the zeros that ZEROFILL puts in front."""
+    text = _as_str(value)
+    if text.startswith("0"):
+        front, point, after = text.partition(".")
+        text = (front.lstrip("0") or "0") + point + after
+    return b'"%b"' % text.encode()
 
 
 def _decimal(value: Decimal) -> bytes:
@@ -99,7 +110,16 @@ def _address(family: AddressFamily, length: int) -> Convert:
 
 def _date_text(value: Any) -> bytes:
     text = _as_str(value)
-    return _NULL if "-00" in text or text.startswith(_ZERO_DATE[:4]) else _encode(text)
+    return _encode(text) if _is_date(text) else _NULL
+
+
+def _is_date(text: str) -> bool:
+    """Whether a calendar has it; sessions may allow `0000-00-00`, `2026-11-00` and `2026-02-31`."""
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _date(value: date) -> bytes:
@@ -109,7 +129,7 @@ def _date(value: date) -> bytes:
 def _instant_text(suffix: str) -> Convert:
     def convert(value: Any) -> bytes:
         text = _as_str(value)
-        if "-00" in text[:10] or text.startswith(_ZERO_DATE[:4]):
+        if not _is_date(text[:10]):
             return _NULL
         return _encode(_without_zeros(text.replace(" ", "T", 1)) + suffix)
 
@@ -118,6 +138,11 @@ def _instant_text(suffix: str) -> Convert:
 
 def _instant(suffix: str) -> Convert:
     return lambda value: _encode(_without_zeros(value.isoformat()) + suffix) if isinstance(value, datetime) else _NULL
+
+
+def _timestamp(value: Any) -> bytes:
+    """A zero date is the second 0 in the binary log, which itself is none that a TIMESTAMP can hold."""
+    return _NULL if value == _EPOCH else _utc(value)
 
 
 def _time_text(value: Any) -> bytes:
@@ -145,7 +170,7 @@ def _bit(value: Any) -> bytes:
 
 
 def _json_text(value: Any) -> bytes:
-    """The document itself; as text where it is none that a decoder of Unicode takes."""
+    """The document itself, as the server writes it; as text where it is none that a decoder of Unicode takes."""
     raw = _as_str(value).encode("utf-8", "surrogatepass")
     try:
         msgspec.json.decode(raw)
@@ -154,17 +179,9 @@ def _json_text(value: Any) -> bytes:
     return raw
 
 
-def _json(value: Any) -> bytes:
-    """MySQL's binary documents come decoded, MariaDB's are text."""
-    return _json_text(value) if isinstance(value, str | bytes) else _encode(_plain(value))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, Mapping):
-        return {str(_plain(key)): _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list) else value
+def _vector(value: Any) -> bytes:
+    """Numbers of 32 bits."""
+    return b"[" + b",".join(_float(each) for (each,) in struct.iter_unpack("<f", value)) + b"]"
 
 
 def _set(members: tuple[str, ...]) -> Convert:
@@ -185,11 +202,14 @@ def _without_zeros(text: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+_EPOCH: Final = datetime(1970, 1, 1)
+_utc: Final = _instant("Z")
 _TEXT: Final = Form("string", _text, _text)
 _BASE64: Final = Form("bytes", _bytes, _bytes)
 _INTEGER: Final = Form("integer", _integer, _integer)
 _FORMS: Final[Mapping[str, Form]] = {
-    **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint", "year"), _INTEGER),
+    **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint"), _INTEGER),
+    "year": Form("integer", _integer, _year),
     **dict.fromkeys(("char", "varchar", "tinytext", "text", "mediumtext", "longtext", "enum"), _TEXT),
     **dict.fromkeys(("varbinary", "tinyblob", "blob", "mediumblob", "longblob"), _BASE64),
     **dict.fromkeys(
@@ -203,19 +223,24 @@ _FORMS: Final[Mapping[str, Form]] = {
     "double": Form("number", _double, _double),
     "date": Form("date", _date_text, _date),
     "datetime": Form("timestamp", _instant_text(""), _instant("")),
-    "timestamp": Form("timestamp", _instant_text("Z"), _instant("Z")),
+    "timestamp": Form("timestamp", _instant_text("Z"), _timestamp),
     "time": Form("time", _time_text, _time),
-    "json": Form("json", _json_text, _json),
+    "json": Form("json", _json_text, _json_text),
     "uuid": Form("uuid", _uuid_text, _uuid),
     "inet4": Form("string", _address_text(AF_INET), _address(AF_INET, 4)),
     "inet6": Form("string", _address_text(AF_INET6), _address(AF_INET6, 16)),
 }  # fmt: skip
 
 
-def form_of(data_type: str, column_type: str, *, is_json: bool) -> Form | None:
-    """The form of a column, or None for a type that the replication library can't read (`vector`)."""
+_VECTOR: Final = Form("array", _vector, _vector, "cast({name} as binary)")  # else the driver takes it for text
+
+
+def form_of(data_type: str, column_type: str, *, is_json: bool, is_mariadb: bool) -> Form | None:
+    """The form of a column, or None for a type that is not read from a binary log (MariaDB's `vector`)."""
     if is_json:
         return _FORMS["json"]
+    if data_type == "vector" and not is_mariadb:
+        return _VECTOR
     if data_type == "bit":
         width = _width(column_type)
         return Form("boolean", _bit_text, _bit) if width == 1 else Form("string", _bits_text(width), _text)
