@@ -79,7 +79,7 @@ def test_it_says_how_to_reach_it_and_ends_by_itself(tmp_path: Path) -> None:
         "~/.cursor/mcp.json",
         "code --add-mcp",
         f"goose session --with-streamable-http-extension {url}",
-        "update customers set plan='vip' where id=7",
+        "update customers set plan=",  # for the sqlite3 program, or for Python where that is missing
         "changes/s",
         "freshness",
         "calls",
