@@ -22,7 +22,8 @@ SHELL = [block for block in all_blocks("sh", "console") if not block.skipped_bec
 PYTHON = [block for block in all_blocks("python") if not block.skipped_because]
 SQLITE3 = """#!{python}
 import sqlite3, sys
-with sqlite3.connect(sys.argv[1]) as connection:
+from contextlib import closing
+with closing(sqlite3.connect(sys.argv[1], isolation_level=None)) as connection:
     connection.execute(sys.argv[2])
 """
 

@@ -7,7 +7,7 @@ import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,8 @@ async def test_an_agent_sees_a_connector_beside_our_own_pipelines_and_pauses_it(
     connect: Connect, connector: str, tmp_path: Path
 ) -> None:
     """Through the tools of a whole server, with scopes as they are granted."""
-    sqlite3.connect(tmp_path / "shop.db").executescript("create table t (id integer primary key)").close()
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as shop:
+        shop.execute("create table t (id integer primary key)")
     config = parse(
         f"data: {tmp_path / 'data'}\n"
         f"connections: {{kc: {{kind: connect, url: '{connect.url}'}}}}\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -30,11 +32,11 @@ pipelines:
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(tmp_path / "source.db", isolation_level=None)
-    connection.execute("create table items (id integer primary key, name text)")
-    connection.executemany("insert into items values (?, ?)", [(number, f"first {number}") for number in range(50)])
-    return connection
+def source(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(tmp_path / "source.db", isolation_level=None)) as connection:
+        connection.execute("create table items (id integer primary key, name text)")
+        connection.executemany("insert into items values (?, ?)", [(number, f"first {number}") for number in range(50)])
+        yield connection
 
 
 async def assert_equal(config: Path, source: sqlite3.Connection) -> None:
