@@ -69,10 +69,10 @@ async def list_prompts(call: Call) -> Sequence[PromptInfo]:
 
 async def get_prompt(call: Call, context: Context) -> PromptAnswer:
     """What the prompt says for these arguments."""
-    prompt = prompt_of(call.asked.name, await _prompts(call))
+    allowed = await call.rooms.toolbox.allowed(call.granted)
+    prompt = prompt_of(call.asked.name, offered(call.rooms.offer.prompts, allowed))
     client = await client_of(call, context)
     given = {name: value for name, value in call.asked.arguments.items() if isinstance(value, str)}
-    allowed = await call.rooms.toolbox.allowed(call.granted)
     return await prompt.get(_Desk(call, {name: allowed[name] for name in prompt.info.tools}), given, client)
 
 

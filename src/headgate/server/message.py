@@ -96,8 +96,9 @@ _decode_any = msgspec.json.Decoder().decode
 def parse(body: bytes) -> Message:
     """The one message of a body. InvalidRequest, with the JSON-RPC code and what is wrong, otherwise."""
     try:
-        check_depth(body)
-        return _decode_message(body)
+        message = _decode_message(body)
+        check_depth(body)  # of JSON alone: what is none is refused at the decoder's speed
+        return message
     except msgspec.ValidationError as error:
         raise _not_a_message(body, error) from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -42,6 +42,14 @@ def test_what_is_wide_or_only_text_passes(value: bytes) -> None:
     check_depths([value])
 
 
+@pytest.mark.parametrize("text", [rb"\"", b"\\", b'"', b'""', b"x", b"\n"])
+def test_text_that_nothing_ends_is_looked_at_once(text: bytes) -> None:
+    """A megabyte of it: were each byte looked at anew from each, that would be for hours."""
+    check_depth(b"{" * DEEPEST + b'"' + text * 500_000)
+    with pytest.raises(RecursionError):
+        check_depth(b"{" * (DEEPEST + 1) + b'"' + text * 500_000)
+
+
 def test_nothing_at_all_passes() -> None:
     check_depth(b"")
     check_depths([])

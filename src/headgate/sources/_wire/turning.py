@@ -103,11 +103,11 @@ def document(text: str) -> Any:
     """A JSON document as itself; text that is none, or nests deeper than a row may, stays text."""
     try:
         msgspec.json.decode(text)
-        document = text.encode()
-        check_depth(document, DEEPEST_IN_ROW)
+        raw = text.encode()
+        check_depth(raw, DEEPEST_IN_ROW)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return text
-    return msgspec.Raw(document)
+    return msgspec.Raw(raw)
 
 
 def _zoned(value: int, per_s: int) -> str:
