@@ -1,6 +1,9 @@
-"""Events of MySQL's that the replication library does not know, as a MySQL 9.7 sent them."""
+"""What the replication library does not know: an event that a MySQL 9.7 sent, collations that a MariaDB 11.8 has."""
 
 from __future__ import annotations
+
+import pytest
+from pymysqlreplication.row_event import find_charset
 
 from headgate.sources.mysql.packets import tagged_gtid
 
@@ -12,3 +15,12 @@ _EVENT = (
 
 def test_the_gtid_of_a_tagged_event() -> None:
     assert tagged_gtid(bytes.fromhex(_EVENT)) == "8d56e8ad-ed84-11f1-8bfd-02fc00000001:tag_a:1"
+
+
+@pytest.mark.parametrize(
+    ("number", "charset"),
+    [(2048, "utf8mb3"), (2247, "utf8mb3"), (2304, "utf8mb4"), (2560, "ucs2"), (2759, "ucs2"), (2816, "utf16"),
+     (3072, "utf32"), (3271, "utf32")],
+)  # fmt: skip
+def test_collations_of_newer_mariadbs_are_of_their_character_sets(number: int, charset: str) -> None:
+    assert find_charset(str(number), dbms="mariadb")[2] == charset

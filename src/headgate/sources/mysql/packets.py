@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from pymysqlreplication import binlogstream, row_event
 from pymysqlreplication.column import Column
+from pymysqlreplication.constants import CHARSET
 from pymysqlreplication.event import BinLogEvent
 from pymysqlreplication.packet import BinLogPacketWrapper
 from pymysqlreplication.row_event import MetadataFieldType, RowsEvent, TableMapEvent
@@ -22,6 +23,9 @@ _INCIDENT, _COMPRESSED, _TAGGED_GTID = 26, 40, 42
 _VECTOR, _BLOB = 242, 252
 _GEOMETRY_TYPES, _DIMENSIONS = 7, 13
 _UUID_BYTES: Final = 16
+_UCA_1400: Final = ("utf8mb3", "utf8mb4", "ucs2", "utf16", "utf32")
+_FIRST_UCA_1400, _OF_EACH_CHARSET = 2048, 256
+"""MariaDB's numbers of collations by UCA 14.0.0 (10.10 and newer; from 11.5 on the usual ones), by character set."""
 _WIDE: Final = {"utf16": "utf-16-be", "ucs2": "utf-16-be", "utf16le": "utf-16-le", "utf32": "utf-32-be"}
 
 
@@ -180,6 +184,9 @@ def _decoded(member: str | bytes, charset: str | None) -> str:
         return member.decode("utf-8", "backslashreplace")
 
 
+for _number in range(_OF_EACH_CHARSET * len(_UCA_1400)):
+    _charset = _UCA_1400[_number // _OF_EACH_CHARSET]
+    CHARSET.charsets.add(CHARSET.Charset(_FIRST_UCA_1400 + _number, _charset, f"{_charset}_uca1400", dbms="mariadb"))
 _encoding_by_library = RowsEvent.charset_to_encoding
 _complete_by_library = TableMapEvent._sync_column_info
 TableMapEvent._sync_column_info = _complete
