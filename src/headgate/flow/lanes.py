@@ -229,9 +229,11 @@ class Lanes:
 def with_freshness(lane: Lane, progress: Progress, beats: Heartbeats) -> Progress:
     """The progress with the newest heartbeat's time that its offset has reached.
 
-    While a generation is filled beside the visible one, the visible one stands still, and so does its time.
+    While a generation is filled beside the visible one, the visible one stands still, and so does its time: also where
+    a whole snapshot comes in one step, after which readers see the old rows until they are switched.
     """
-    if not lane.visible or not progress.complete:
+    is_seen = lane.visible and progress.generation == lane.progress.generation
+    if not is_seen or not progress.complete:
         return progress
     partitions = lane.entity.partitions
     as_of_ms = beats.as_of_ms(lane.partition, progress.offset, progress.log, partitions, progress.as_of_ms)

@@ -1,4 +1,7 @@
-"""When lanes tell that rows are others: after a claim, a step that readers see, and a switch; on a real store."""
+"""When lanes tell that rows are others, or that they are fresh: after a claim, a step that readers see, and a switch.
+
+On a real store.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from headgate.flow.lanes import Lanes
+from headgate.flow.heartbeat import Heartbeat, Heartbeats
+from headgate.flow.lanes import Lanes, with_freshness
 from headgate.flow.touching import Touching
 from headgate.log.sqlite import open_log
+from headgate.model.change import Sequence
 from headgate.model.entity import Entity, Field
 from headgate.model.position import Partition
 from headgate.stores.base import Write
@@ -53,7 +58,7 @@ class Bench:
     def step(self, *puts: str, **progress: Any) -> None:
         """One step of the partition."""
         [lane] = self.lanes.all()
-        after = msgspec.structs.replace(lane.progress, offset=lane.progress.offset + 1, **progress)
+        after = msgspec.structs.replace(lane.progress, **({"offset": lane.progress.offset + 1} | progress))
         rows = {key: b'{"id":%s}' % key.encode() for key in puts}
         write = Write(entity="customer", partition=0, expected=lane.progress, progress=after, puts=rows)
         self.writer.apply([write])
@@ -91,6 +96,17 @@ def test_a_new_snapshot_beside_the_visible_one_is_told_once_it_is_switched_to(be
     assert bench.take() == []
     bench.step("3", ended=True, complete=True)
     assert bench.take() == [ALL]
+
+
+def test_a_new_snapshot_that_comes_in_one_step_is_as_fresh_as_it_was_until_readers_see_it(bench: Bench) -> None:
+    bench.step("1", generation=7, ended=True, complete=True, log="first")
+    [lane] = bench.lanes.all()
+    beats = Heartbeats()
+    beats.add(Heartbeat(head=Sequence(1, 0), time_ms=5, ends={TOPIC: {0: 9}}, logs={TOPIC: "second"}))
+    whole = {"generation": 8, "log": "second", "offset": 9}
+    assert with_freshness(lane, msgspec.structs.replace(lane.progress, **whole), beats).as_of_ms == 0
+    bench.step("2", **whole)
+    assert with_freshness(lane, lane.progress, beats).as_of_ms == 5
 
 
 def test_whoever_takes_over_tells_of_everything(bench: Bench) -> None:
