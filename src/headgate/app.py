@@ -1,4 +1,8 @@
-"""Wires the rooms of one process from a config. The one place that knows every room."""
+"""Wires the rooms of one process from a config. The one place that knows every room.
+
+What serves is imported by whoever serves: nearly all of that is the SDK's, a second and 50 MiB that a `headgate sync`
+or a `headgate check` goes without.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +44,6 @@ from headgate.flow.status import Reporter
 from headgate.log.base import Log
 from headgate.model.entity import Entity
 from headgate.model.pipeline import Half, PipelineInfo
-from headgate.server.call import Rooms
-from headgate.server.push.push import Push
-from headgate.server.record import Recording
-from headgate.server.stdio import serve_stdio
 from headgate.serving.flowing import halves_of
 from headgate.serving.halves import Halves
 from headgate.serving.pipelines import connectors_of, info_of, naming
@@ -58,6 +58,8 @@ from headgate.telemetry import Clock, wall_clock_ms
 
 if TYPE_CHECKING:
     from headgate.flow.verify import Verified
+    from headgate.server.call import Rooms
+    from headgate.server.push.push import Push
 
 _DAY_MS = 86_400_000
 _BY_CONFIG = ("rooms", "budget", "policy")
@@ -87,7 +89,6 @@ class App:
         self._halves: Halves | None = None
         self._lock = FolderLock(config.data)
         self._publisher: Publisher | None = None
-        self.push = Push()
         self.reporters: list[Reporter] = []
 
     def __enter__(self) -> App:
@@ -300,6 +301,9 @@ class App:
     @cached_property
     def rooms(self) -> Rooms:
         """What the call page works with."""
+        from headgate.server.call import Rooms
+        from headgate.server.record import Recording
+
         access = self.config.access
         dev = self.dev_issuer() if access.takes_dev_tokens else None
         return Rooms(
@@ -322,6 +326,13 @@ class App:
             watching=self.watching,
             push=self.push,
         )
+
+    @cached_property
+    def push(self) -> Push:
+        """The open streams on which clients hear of changes: the same ones for all rooms."""
+        from headgate.server.push.push import Push
+
+        return Push()
 
     @cached_property
     def watching(self) -> Watching:
@@ -392,6 +403,8 @@ class App:
 
     async def serve_stdio(self) -> None:
         """Serves MCP on standard input and output until the client leaves."""
+        from headgate.server.stdio import serve_stdio
+
         async with beside_a_door(self):
             await serve_stdio(self.rooms)
 

@@ -1,7 +1,7 @@
-"""What the stdio server has imported and built when its first list of tools is answered: no more than it must.
+"""What a process has imported when it has begun its work: no more than it must.
 
-A client waits for its server, and nearly all of that is imports: a heavy one that comes into this way is found here
-by its name, on any machine, where a time would say nothing.
+A client waits for its stdio server, and a person for a command, and nearly all of that is imports: a heavy one that
+comes into this way is found here by its name, on any machine, where a time would say nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,21 @@ built = [f"{each.__module__}.{each.__name__}" for each in those_under(BaseModel)
 print(json.dumps({"modules": sorted(sys.modules), "built": built}), file=sys.stderr)
 sys.exit(code)
 """
+FLOWING = """
+import json, sys, threading
+from pathlib import Path
+from headgate.app import App
+from headgate.cli import audit, credentials, doctor, pipelines, policy, processes, setup, verify
+from headgate.config import load
+code = setup.run_check(Path(sys.argv[1]))
+with App(load(Path(sys.argv[1]))) as app:
+    app.start_flow()
+    while sorted(each.latest.state for each in app.reporters) != ["running", "running"]:
+        threading.Event().wait(0.01)
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+"""Whatever there is of commands that serve nobody, `headgate check` and a flow among them."""
 DEADLINE_S = 120.0
 GREETING = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
 LATER = (
@@ -41,6 +57,7 @@ LATER = (
     "headgate.access.document", "headgate.access.policy_file", "headgate.audit.verify", "headgate.stack",
 )  # fmt: skip
 """Whole packages and modules that the first answers do without."""
+PROTOCOL = ("mcp", "mcp_types", "uvicorn", "httptools", "sse_starlette")
 
 
 def asked(server: subprocess.Popen[str], method: str, params: dict[str, Any]) -> dict[str, Any]:
@@ -53,14 +70,18 @@ def asked(server: subprocess.Popen[str], method: str, params: dict[str, Any]) ->
     return result
 
 
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """A stdio server that has answered its first list: its modules, and the pydantic models that are built."""
-    folder = tmp_path_factory.mktemp("cold")
+def shop_in(folder: Path) -> Path:
+    """The config of a table in a file there."""
     with closing(sqlite3.connect(folder / "shop.db")) as owner:
         owner.execute("create table customers (id integer primary key, email text unique)")
     pipeline = f'shop: {{source: {{kind: sqlite, path: "{folder / "shop.db"}"}}}}'
-    config = write_config(folder, f"data: data\naccess: {{local: true}}\npipelines: {{{pipeline}}}\n")
+    return write_config(folder, f"data: data\naccess: {{local: true}}\npipelines: {{{pipeline}}}\n")
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """A stdio server that has answered its first list: its modules, and the pydantic models that are built."""
+    config = shop_in(tmp_path_factory.mktemp("cold"))
     command = [sys.executable, "-c", CHILD, str(config)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as server:
@@ -83,3 +104,13 @@ def test_the_protocol_s_messages_are_built_when_they_come(begun: dict[str, list[
     built = [name for name in begun["built"] if name.startswith("mcp_types.")]
     assert built and len(built) < 60, built
     assert not [name for name in built if name.startswith("mcp_types._v2026_07_28.")]
+
+
+def test_who_serves_nobody_goes_without_the_protocol(tmp_path: Path) -> None:
+    """A second of each command, and 50 MiB of each `headgate sync`."""
+    command = [sys.executable, "-c", FLOWING, str(shop_in(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    modules = json.loads(done.stderr.splitlines()[-1])
+    assert "headgate.flow.materialize" in modules
+    assert [name for name in modules if name.partition(".")[0] in PROTOCOL] == []

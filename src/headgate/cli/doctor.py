@@ -22,7 +22,7 @@ from headgate.errors import ConfigError, HeadgateError
 from headgate.model.entity import Entity
 from headgate.model.finding import Finding
 from headgate.server import tls
-from headgate.serving.settings import tls_files
+from headgate.serving.certificate import tls_files
 from headgate.tools.base import approvable
 
 

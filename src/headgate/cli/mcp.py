@@ -25,6 +25,8 @@ def run_mcp(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
 
     with _models_built_when_used():
+        import headgate.server.call
+        import headgate.server.stdio  # noqa: F401
         from headgate.app import App
         from headgate.config import load
 

@@ -9,9 +9,10 @@ from headgate.config import Config
 from headgate.errors import HeadgateError
 from headgate.server.http import Door
 from headgate.server.listen import Server, check_open_to
+from headgate.serving.certificate import TlsFiles
 from headgate.serving.reload import CHECK_S
 from headgate.serving.serve import House
-from headgate.serving.settings import TlsFiles, bounds_of, settings_of
+from headgate.serving.settings import bounds_of, settings_of
 from headgate.telemetry import logger
 
 _log = logger("serving")

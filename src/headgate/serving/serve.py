@@ -16,7 +16,6 @@ from headgate.audit.outbox import Outbox
 from headgate.audit.refusals import Refusals
 from headgate.audit.standing import tell_unrecorded
 from headgate.config import Config
-from headgate.server.call import Rooms
 from headgate.serving.policies import Policies
 from headgate.serving.reload import ConfigFile
 from headgate.state.base import State
@@ -24,6 +23,7 @@ from headgate.stores.base import Reader
 from headgate.telemetry import logger
 
 if TYPE_CHECKING:
+    from headgate.server.call import Rooms
     from headgate.server.listen import Entry
     from headgate.serving.seat import Seat
 
