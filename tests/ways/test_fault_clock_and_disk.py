@@ -118,7 +118,6 @@ async def test_a_full_disk_at_a_step(tmp_path: Path, step: str) -> None:
         await assert_tables_equal(config, tables, wall_clock_ms())
         assert process.stop() == 0
         process.start(f"{step}=stop@{STEPS[step]}")
-        until(lambda: ready(process.url()))
         with _Writing(path):
             until(lambda: is_frozen(process))
             assert fired(process, step, "stop")
