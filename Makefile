@@ -16,6 +16,7 @@ demo: $(VENV)/$(if $(findstring --stack,$(ARGS)),stack,demo).stamp  ## a shop's 
 	@$(BIN)/headgate demo $(ARGS)
 
 test: $(VENV)/dev.stamp  ## everything: checks, and tests on real services that it starts itself  (ARGS="-k redis")
+	@$(BIN)/python -m compileall -q src/headgate
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m tests.rings $(ARGS)
 
@@ -59,4 +60,5 @@ $(VENV)/%.stamp: requirements/%.txt pyproject.toml | $(VENV)/bin/python
 	@echo "installing requirements/$*.txt …"
 	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements/$*.txt
 	@$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --no-index -e .
+	@$(BIN)/python -m compileall -q src/headgate  # as pip does of what it copies: with PYTHONDONTWRITEBYTECODE nobody else does
 	@touch $@
