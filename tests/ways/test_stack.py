@@ -128,6 +128,14 @@ def test_kafka_killed_and_started_again_keeps_its_data(folder: Path) -> None:
         assert consume(kafka, "kept", 4) == [b"1", b"2", b"3", b"4"]
 
 
+def test_a_jvm_takes_its_options_from_one_variable_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADGATE_JAVA_OPTIONS", "-Xlog:gc -XX:TieredStopAtLevel=1")
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Xmx1m")  # of which no JVM would start
+    with started(Kafka(folder / "kafka")) as kafka:
+        assert "[gc]" in kafka.log.read_text()
+        assert "JAVA_TOOL_OPTIONS" not in kafka.log.read_text()
+
+
 def test_kafka_makes_no_topic_by_itself(kafka: Kafka, topic_prefix: str) -> None:
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     admin.list_topics(f"{topic_prefix}none", timeout=60)

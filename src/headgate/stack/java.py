@@ -23,6 +23,7 @@ class JavaServer(Server):
             f"-Xmx{heap}",
             "-XX:-UsePerfData",  # else each JVM leaves a file in the system's temporary folder
             "-XX:+ExitOnOutOfMemoryError",
+            *os.environ.get(OPTIONS, "").split(),
             *(f"-D{name}={value}" for name, value in defined.items()),
             *arguments,
         ]
@@ -44,6 +45,8 @@ class JavaServer(Server):
         return ["-cp", os.pathsep.join(map(str, jars))]
 
 
+OPTIONS = "HEADGATE_JAVA_OPTIONS"
+"""The environment's variable with more options of each JVM, such as those for one that lives for a minute."""
 JVM_VARIABLES = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH")
 # The Kafka family logs through slf4j; its simplest back end writes to the process's output, which is the log.
 SIMPLE_LOGGER = {
