@@ -19,15 +19,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, NamedTuple
 
-BESIDE = (
-    "fuzz", "policy_commands", "record", "wheel",
-)  # fmt: skip
+BESIDE = ("fuzz", "policy_commands", "wheel")
 """The ways that the second process goes, after the other rings, so that all end at about the same time."""
 THIRD = (
     "clients", "debezium", "debezium_mariadb", "debezium_restarts", "demo", "mysql_pipeline", "mysql_servers",
-    "mysql_sessions", "partitions", "pipeline_life", "postgres_source", "push", "record_registry", "record_touched",
-    "replicas", "scale_out", "schema_changes", "slow_client", "slow_clients", "stack", "staleness", "state_machine",
-    "strangers", "two_tenants", "verify",
+    "mysql_sessions", "partitions", "pipeline_life", "postgres_source", "push", "record", "record_registry",
+    "record_touched", "replicas", "scale_out", "schema_changes", "slow_client", "slow_clients", "stack", "staleness",
+    "state_machine", "strangers", "two_tenants", "verify",
 )  # fmt: skip
 """Those of the third one."""
 MOST_AGAIN = 5
