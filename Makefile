@@ -16,7 +16,6 @@ demo: $(VENV)/$(if $(findstring --stack,$(ARGS)),stack,demo).stamp  ## a shop's 
 	@$(BIN)/headgate demo $(ARGS)
 
 test: $(VENV)/dev.stamp  ## everything: checks, and tests on real services that it starts itself  (ARGS="-k redis")
-	@$(BIN)/python -m compileall -q src/headgate
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m tests.rings $(ARGS)
 

@@ -1,6 +1,6 @@
 """Wires the rooms of one process from a config. The one place that knows every room.
 
-What serves is imported by whoever serves: nearly all of that is the SDK's, a second and 50 MiB that a `headgate sync`
+What serves is imported by whoever serves: nearly all of that is the SDK's, a second and 30 MiB that a `headgate sync`
 or a `headgate check` goes without.
 """
 

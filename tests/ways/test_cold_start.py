@@ -107,7 +107,7 @@ def test_the_protocol_s_messages_are_built_when_they_come(begun: dict[str, list[
 
 
 def test_who_serves_nobody_goes_without_the_protocol(tmp_path: Path) -> None:
-    """A second of each command, and 50 MiB of each `headgate sync`."""
+    """It takes each command a second, and each `headgate sync` 30 MiB."""
     command = [sys.executable, "-c", FLOWING, str(shop_in(tmp_path))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert done.returncode == 0, done.stderr

@@ -25,8 +25,7 @@ def run_mcp(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
 
     with _models_built_when_used():
-        import headgate.server.call
-        import headgate.server.stdio  # noqa: F401
+        import headgate.server.stdio  # noqa: F401 - brings the SDK, whose models these are; used by `App.serve_stdio`
         from headgate.app import App
         from headgate.config import load
 

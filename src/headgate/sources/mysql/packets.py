@@ -184,9 +184,14 @@ def _decoded(member: str | bytes, charset: str | None) -> str:
         return member.decode("utf-8", "backslashreplace")
 
 
-for _number in range(_OF_EACH_CHARSET * len(_UCA_1400)):
-    _charset = _UCA_1400[_number // _OF_EACH_CHARSET]
-    CHARSET.charsets.add(CHARSET.Charset(_FIRST_UCA_1400 + _number, _charset, f"{_charset}_uca1400", dbms="mariadb"))
+def _teach_collations() -> None:
+    """Those of which the library does not know the character set."""
+    for number in range(_OF_EACH_CHARSET * len(_UCA_1400)):
+        name = _UCA_1400[number // _OF_EACH_CHARSET]
+        CHARSET.charsets.add(CHARSET.Charset(_FIRST_UCA_1400 + number, name, f"{name}_uca1400", dbms="mariadb"))
+
+
+_teach_collations()
 _encoding_by_library = RowsEvent.charset_to_encoding
 _complete_by_library = TableMapEvent._sync_column_info
 TableMapEvent._sync_column_info = _complete
